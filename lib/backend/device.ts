@@ -251,6 +251,11 @@ export class BackendDevice {
     if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
   }
 
+  /** See {@linkcode ExchangingDevice}. */
+  get isExchanging(): boolean {
+    return this.#exchanges.isBusy;
+  }
+
   /** Gives the disk another image under its guest; see exchange.ts. Rejects with XenblkError if it keeps the old one. */
   exchange(request: ExchangeRequest): Promise<Exchanged> {
     return this.#exchanges.ask(request);

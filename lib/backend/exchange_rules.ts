@@ -23,14 +23,18 @@ import type { OpenImage } from "./resource_types.ts";
 
 const TOO_SMALL = "make it at least as large as the disk: a disk cannot shrink under its guest";
 
-/** Throws {@linkcode XenblkError} unless the guest uses the disk, and its image can be replaced. */
-export function checkExchangeable({ resources, settings, announced }: DeviceParts, seen: Observation): void {
+/** Throws {@linkcode XenblkError} unless the guest uses the disk, and its image, or who serves it, can be replaced. */
+export function checkExchangeable(
+  { resources, settings, announced }: DeviceParts,
+  seen: Observation,
+  { params }: { readonly params?: string },
+): void {
   const { image, ring, latch, failure, filters, lock } = resources;
   const isUsed = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
   if (!isUsed || ring !== "served" || image === undefined || lock.owner !== "us" || resources.changing) {
     throw refusal("the guest is not connected to the disk, or something of it is changing", "try it again once it is");
   }
-  if (settings.image !== undefined) {
+  if (settings.image !== undefined && params !== undefined) {
     throw refusal("its image was named by --image, and a restart would serve that one", "restart serve with another");
   }
   if (announced?.params !== seen.params) {
@@ -68,6 +72,13 @@ export function checkFits(old: OpenImage, next: OpenImage, offer: Offer, queues:
   if (old.disk.volatile !== undefined || next.disk.volatile !== undefined) {
     throw unfit(next, "what is written to it, or to the present image, ends with this process", "use images in files");
   }
+}
+
+/** Throws {@linkcode XenblkError} if a storage daemon finds another size: what has entered it could not leave it again. */
+export function checkSameSize(old: OpenImage, next: OpenImage): void {
+  const [was, is] = [old, next].map(({ disk }) => disk.properties.sectors);
+  if (was === is) return;
+  throw unfit(next, `it has ${is} sectors there, and the disk has ${was}`, "make both alike, with `xenblk resize`");
 }
 
 /**

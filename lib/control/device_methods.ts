@@ -19,7 +19,8 @@ import type { Call } from "./connection.ts";
 import { deviceCheck } from "./device_check.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, list, object, type Param, readParams, TEXT, whole, word } from "./params.ts";
-import type { Attached } from "./protocol.ts";
+import type { Attached, Methods } from "./protocol.ts";
+import { inDaemon } from "./visiting.ts";
 
 type Params = Readonly<Record<string, unknown>>;
 
@@ -90,6 +91,7 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const served = service.devices.find(addressOf(service, device))!;
       checkNoJob(process, device);
       const params = await paramsOfText(image);
+      await process.visits?.settled(device);
       progress("opening the new image");
       return await unlessAborted(served.exchange({ timeoutMs: SWAP_TIMEOUT_MS, ...how, params }), signal);
     },
@@ -120,34 +122,45 @@ export function deviceMethods(process: ControlledProcess): Handlers {
   };
 }
 
-async function mirror(
-  { service, jobs, platform }: ControlledProcess,
-  given: Params,
-): Promise<{ readonly job: JobReport }> {
+async function mirror(process: ControlledProcess, given: Params): Promise<Methods["mirror"]["result"]> {
   const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, bytesPerSecond: whole(1, Number.MAX_SAFE_INTEGER) };
   const required = ["device", "image"] as const;
-  const { device, image, timeoutMs = SWAP_TIMEOUT_MS, bytesPerSecond } = readParams("mirror", table, given, required);
-  const { devices } = service;
+  const { device, image, ...how } = readParams("mirror", table, given, required);
+  addressOf(process.service, device);
+  const params = await paramsOfText(image);
+  return await inDaemon(process, device, `mirror ${device}`, () => startMirror(process, { device, params, ...how }));
+}
+
+/** A mirror, as it was asked for. */
+interface MirrorParams {
+  readonly device: string;
+  readonly params: string;
+  readonly timeoutMs?: number;
+  readonly bytesPerSecond?: number;
+}
+
+async function startMirror(
+  { service: { devices }, service, jobs, platform }: ControlledProcess,
+  { timeoutMs = SWAP_TIMEOUT_MS, ...wanted }: MirrorParams,
+): Promise<{ readonly job: JobReport }> {
+  const { device } = wanted;
   const held = devices.heldBy(addressOf(service, device));
   const daemon = held?.image?.disk.daemon;
   if (daemon === undefined || jobs === undefined) {
     throw new XenblkError(`Cannot mirror ${device}: no storage daemon serves it`, {
-      remedy:
-        "copy its image while nothing writes to it, then use `xenblk swap`; or let a daemon serve it, see `xenblk mirror --help`",
+      remedy: "copy its image while nothing writes to it, then use `xenblk swap`",
     });
   }
-  const params = await paramsOfText(image);
   const { orderMirror } = await import("../jobs/mirror.ts");
   const { allowImages } = devices.settings;
+  const checkDevice = deviceCheck(platform, `the mirror of ${device}`);
   const order = await orderMirror({
-    device,
+    ...wanted,
     daemon,
     rings: held!.rings.length,
-    params,
     timeoutMs,
     allowImages,
-    checkDevice: deviceCheck(platform, `the mirror of ${device}`),
-    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
+    checkDevice,
   });
   return { job: await (await jobs.load()).start(order) };
 }

@@ -9,6 +9,7 @@ import type { DeviceReport } from "../backend/status.ts";
 import type { ErrorKind } from "../errors.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { JobReport } from "../jobs/job.ts";
+import type { Pause, VisitState } from "../jobs/visits.ts";
 import type { LogLevel } from "../log.ts";
 import type { SnapshotChain } from "../storage/qemu/overlay_chain.ts";
 import type { TakenSnapshot } from "../storage/qemu/overlay_create.ts";
@@ -123,6 +124,17 @@ export interface ExportParams extends DeviceParams {
   readonly stays?: boolean;
 }
 
+/** Of what needs a storage daemon. */
+export interface Entering {
+  /** The disk had none, and has entered one: so long its requests waited. */
+  readonly entered?: Pause;
+}
+
+/** A job that has begun. */
+export interface BegunJob extends Entering {
+  readonly job: JobReport;
+}
+
 /** The methods: their parameters and results. */
 export interface Methods {
   /** Who answers. */
@@ -173,7 +185,7 @@ export interface Methods {
       readonly timeoutMs?: number;
       readonly bytesPerSecond?: number;
     };
-    readonly result: { readonly job: JobReport };
+    readonly result: BegunJob;
   };
   /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
@@ -194,7 +206,7 @@ export interface Methods {
   /** Shows a disk as it is now, read-only, while the guest goes on. */
   readonly export: {
     readonly params: ExportParams;
-    readonly result: { readonly uri: string; readonly sizeBytes: number; readonly taken: string };
+    readonly result: Entering & { readonly uri: string; readonly sizeBytes: number; readonly taken: string };
   };
   /** Answers once the export of the disk has ended: why, and whether its readers can have lost something. */
   readonly exportEnded: {
@@ -209,14 +221,14 @@ export interface Methods {
     readonly result: { readonly jobs: readonly JobReport[] };
   };
   /** Starts a backup, and answers once it has begun. */
-  readonly backup: { readonly params: BackupParams; readonly result: { readonly job: JobReport } };
+  readonly backup: { readonly params: BackupParams; readonly result: BegunJob };
   /** Ends a job, and answers with its end. */
   readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
   /** Takes a snapshot of all of these disks at one instant; one storage daemon must have them. */
   readonly snapshotCreate: {
     readonly params: { readonly devices: readonly string[]; readonly snapshot: string };
     readonly result: {
-      readonly disks: readonly (DeviceParams & TakenSnapshot)[];
+      readonly disks: readonly (DeviceParams & TakenSnapshot & Entering)[];
       readonly pauseMs: number;
     };
   };
@@ -230,6 +242,8 @@ export interface Methods {
     readonly params: DeviceParams & { readonly snapshot?: string; readonly bytesPerSecond?: number };
     readonly result: { readonly job: JobReport };
   };
+  /** Where the visit of a raw disk in its storage daemon stands, once the disk neither enters nor leaves. */
+  readonly daemonVisit: { readonly params: DeviceParams; readonly result: VisitState };
   /** Sets the level of the process's own log if one is given, and answers with the present one. */
   readonly logLevel: { readonly params: { readonly level?: LogLevel }; readonly result: { readonly level: LogLevel } };
 }

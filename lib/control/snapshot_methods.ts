@@ -5,7 +5,9 @@
 
 import { errorText, XenblkError } from "../errors.ts";
 import { createLogger } from "../log.ts";
+import type { Pause } from "../jobs/visits.ts";
 import type { Service } from "../service.ts";
+import type { Disk } from "../storage/disk.ts";
 import type { SnapshotDisk } from "../storage/qemu/overlay_create.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
@@ -18,7 +20,7 @@ type Params = Readonly<Record<string, unknown>>;
 export function snapshotMethods(process: ControlledProcess): Handlers {
   const { service } = process;
   return {
-    snapshotCreate: async (params) => await create(service, params),
+    snapshotCreate: async (params) => await create(process, params),
     snapshots: async (params) => {
       const { device } = readParams("snapshots", { device: TEXT }, params, ["device"]);
       const { daemon: { image } } = diskOf(service, device);
@@ -29,16 +31,29 @@ export function snapshotMethods(process: ControlledProcess): Handlers {
   };
 }
 
-async function create(service: Service, params: Params): Promise<Methods["snapshotCreate"]["result"]> {
+async function create(process: ControlledProcess, params: Params): Promise<Methods["snapshotCreate"]["result"]> {
+  const { service, visits } = process;
   const table = { devices: list(TEXT), snapshot: TEXT };
   const { devices, snapshot } = readParams("snapshotCreate", table, params, ["devices", "snapshot"]);
   if (devices.length === 0 || new Set(devices).size < devices.length) {
     throw new XenblkError("Cannot take a snapshot: `devices` names no disk, or one twice", { kind: "usage" });
   }
-  const disks = devices.map((device) => diskOf(service, device));
+  for (const device of devices) {
+    await visits?.settled(device);
+    openDiskOf(service, device);
+  }
   const { takeSnapshot } = await import("../storage/qemu/overlay_create.ts");
-  const taken = await takeSnapshot(disks, { snapshot });
-  return { ...taken, disks: taken.disks.map((disk, at) => ({ device: devices[at]!, ...disk })) };
+  using held = new DisposableStack();
+  const entered: (Pause | undefined)[] = [];
+  for (const device of devices) {
+    entered.push(held.use(await visits?.enter(device, `take a snapshot of ${device}`))?.entered);
+  }
+  const taken = await takeSnapshot(devices.map((device) => diskOf(service, device)), { snapshot });
+  const disks = taken.disks.map((disk, at) => {
+    const pause = entered[at];
+    return { device: devices[at]!, ...disk, ...(pause === undefined ? {} : { entered: pause }) };
+  });
+  return { ...taken, disks };
 }
 
 /** The job goes on when the client has gone. */
@@ -68,23 +83,31 @@ async function commit(
   return { job };
 }
 
-/** Throws {@linkcode XenblkError} if no storage daemon serves it, or it cannot be written to. */
-function diskOf(service: Service, device: string): SnapshotDisk {
+/** An open disk that can be written to, and its name. */
+interface OpenDisk {
+  readonly disk: Disk;
+  readonly name: string;
+}
+
+/** Throws {@linkcode XenblkError} if it is not open, or cannot be written to. */
+function openDiskOf(service: Service, device: string): OpenDisk {
   const address = addressOf(service, device);
   const name = `${formatVdev(address.vdev)} of domain ${address.frontendDomain}`;
-  const refusal = (why: string, remedy: string): XenblkError =>
-    new XenblkError(`Cannot use snapshots of ${name}: ${why}`, { remedy });
   const disk = service.devices.heldBy(address)?.image?.disk;
-  if (disk === undefined) throw refusal("its image is not open", "see `xenblk show`");
-  const { daemon, properties, imageReadOnly } = disk;
-  if (daemon === undefined) {
-    throw refusal(
-      `no storage daemon serves ${disk.description}`,
-      'attach it with --engine qemu (or engine = "qemu" in the configuration file), or use a qcow2 image',
-    );
+  if (disk === undefined) throw refusal(name, "its image is not open", "see `xenblk show`");
+  if (disk.properties.readOnly || disk.imageReadOnly === true) {
+    throw refusal(name, "its guest's writes do not reach the image", "copy the image itself: nothing changes it");
   }
-  if (properties.readOnly || imageReadOnly === true) {
-    throw refusal("its guest's writes do not reach the image", "copy the image itself: nothing changes it");
-  }
-  return { daemon, name };
+  return { disk, name };
+}
+
+/** The same; throws also if no storage daemon serves it. */
+function diskOf(service: Service, device: string): SnapshotDisk {
+  const { disk: { daemon, description }, name } = openDiskOf(service, device);
+  if (daemon !== undefined) return { daemon, name };
+  throw refusal(name, `no storage daemon serves ${description}`, "take one first: `xenblk snapshot create`");
+}
+
+function refusal(name: string, why: string, remedy: string): XenblkError {
+  return new XenblkError(`Cannot use snapshots of ${name}: ${why}`, { remedy });
 }

@@ -78,6 +78,8 @@ export interface JobKind {
    * waits for somebody else.
    */
   ready?(job: ReadyJob): Promise<void>;
+  /** Has the daemon's job end soon. Absent: QEMU's `job-cancel` does. Rejects with XenblkError. */
+  cancel?(monitor: DaemonMonitor, job: Omit<ReadyJob, "details">): Promise<void>;
   /** Whether the work of a job is done although its daemon says otherwise. Absent: it is not. */
   succeeded?(end: JobEnd): Promise<boolean>;
   /**

@@ -24,12 +24,19 @@ const CANCEL_MS = 30_000;
 /** How long the ends of jobs may take when the process ends. */
 const CLOSE_MS = 5_000;
 
+/** Why a job is over whose disk is not served by a daemon any more. */
+const CLOSED = "its disk was closed";
+
 /** The disks of the process. */
 export interface JobDisks {
   /** The daemon of a disk that this process has open. */
   daemonOf(device: string): DiskDaemon | undefined;
   /** Another process has the device, or may have it. */
   isForeign(device: string): boolean;
+  /** The device is gone, or an image of it is open that no daemon serves: no daemon has a disk of it. */
+  isWithoutDaemon(device: string): boolean;
+  /** The disk gets another image now. */
+  isExchanging(device: string): boolean;
 }
 
 /** What the jobs of a process are made of. */
@@ -115,6 +122,7 @@ export class Jobs implements AsyncDisposable {
     const others = [...this.#live.values()].map(({ record }) => record.report);
     const other = others.find((report) => report.device === device);
     if (other !== undefined || this.#starting.has(device)) throw isRunning(kind, other);
+    if (this.#options.disks.isExchanging(device)) throw isExchanging(kind);
     this.#starting.add(device);
     try {
       const report: JobReport = {
@@ -162,8 +170,11 @@ export class Jobs implements AsyncDisposable {
       });
     }
     job.cancelling = true;
+    const { record: { process, name, report: { kind, device } } } = job;
     await daemon.run(async (monitor) => {
-      if (monitor.pid === job.record.process.pid) await monitor.execute("job-cancel", { id: job.record.name });
+      if (monitor.pid !== process.pid) return;
+      const { cancel } = await this.#options.kinds[kind]?.() ?? {};
+      await (cancel?.(monitor, { device, daemon, name }) ?? monitor.execute("job-cancel", { id: name }));
     }).catch((error) => {
       if (this.#live.has(id) && !job.ending) throw error; // else it has just ended
     });
@@ -247,7 +258,7 @@ export class Jobs implements AsyncDisposable {
       const isOpen = this.#options.disks.daemonOf(device) !== undefined;
       const found = present?.find((each) => each.id === name);
       if (found !== undefined) this.#take(job, found);
-      else if (job.held && !isOpen) this.#over(job, "its disk was closed");
+      else if (!isOpen && (job.held || this.#options.disks.isWithoutDaemon(device))) this.#over(job, CLOSED);
       else if (isDead) this.#over(job, deathOf(process.pid));
       else if (present !== undefined) this.#over(job, "its storage daemon knows nothing of it: the disk was closed");
       job.held ||= isOpen;
@@ -276,19 +287,26 @@ export class Jobs implements AsyncDisposable {
     job.record = { ...job.record, report: now };
     if (state === "over") this.#over(job, found.error, true);
     else if (isNews) this.#tell(now);
-    if (state === "ready" && !job.toldReady) void this.#complete(job);
+    if (found.stopped !== undefined && !job.cancelling) void this.#giveUp(job, found.stopped);
+    else if (state === "ready" && !job.toldReady) void this.#complete(job);
+  }
+
+  /** Ends a job that cannot be completed. */
+  async #giveUp(job: LiveJob, failure: string): Promise<void> {
+    const { id } = job.record.report;
+    job.failure = failure;
+    if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
   }
 
   async #complete(job: LiveJob): Promise<void> {
-    const { report: { kind, device, id }, name, details } = job.record;
+    const { report: { kind, device }, name, details } = job.record;
     const daemon = this.#options.disks.daemonOf(device);
     if (daemon === undefined) return;
     job.toldReady = true;
     try {
       await (await this.#options.kinds[kind]?.())?.ready?.({ device, daemon, name, details });
     } catch (error) {
-      job.failure = errorText(error);
-      if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
+      await this.#giveUp(job, errorText(error));
     }
   }
 
@@ -296,7 +314,7 @@ export class Jobs implements AsyncDisposable {
     if (job.ending) return;
     job.ending = true;
     const isCancelled = job.failure === undefined && error !== undefined &&
-      (job.cancelling || error === CANCELLED || error === "its disk was closed");
+      (job.cancelling || error === CANCELLED || error === CLOSED);
     void this.#finish(job, job.failure ?? error, isCancelled, byDaemon);
   }
 
@@ -356,6 +374,13 @@ function isRunning(kind: string, other: JobReport | undefined): XenblkError {
   const [what, id] = other === undefined ? ["job", "JOB"] : [other.kind, other.id];
   return new XenblkError(`Cannot start a ${kind}: the disk has a ${what} that is running`, {
     remedy: `wait for it (\`xenblk job list\`), or end it with \`xenblk job cancel ${id}\``,
+  });
+}
+
+/** It would end with the image that the disk has now. */
+function isExchanging(kind: string): XenblkError {
+  return new XenblkError(`Cannot start a ${kind}: the disk gets another image now`, {
+    remedy: "repeat it once that is over, see `xenblk show`",
   });
 }
 

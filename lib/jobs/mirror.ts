@@ -13,14 +13,17 @@ import { imageGraph } from "../storage/qemu/chain.ts";
 import { explainQmpError } from "../storage/qemu/explain.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
 import { QemuImg } from "../storage/qemu/image_info.ts";
-import { QmpError } from "../storage/qemu/qmp.ts";
+import { checkNotViewed } from "../storage/qemu/instant.ts";
 import { removeNamed } from "../storage/qemu/removal.ts";
 import { planDisk } from "../storage/qemu/plan.ts";
-import { jobsOf } from "./daemon_jobs.ts";
-import type { JobKind, JobOrder } from "./job.ts";
+import { QmpError } from "../storage/qemu/qmp.ts";
+import { jobsOf, stateOf } from "./daemon_jobs.ts";
+import type { JobKind, JobOrder, ReadyJob } from "./job.ts";
 
 /** Between two questions whether the daemon has let go of the target. */
 const LOOK_MS = 5;
+/** How long a guest's requests wait for the end of a mirror that is cancelled. */
+const CANCEL_MS = 2_000;
 
 /** What is kept of a mirror. */
 export interface MirrorDetails {
@@ -28,10 +31,12 @@ export interface MirrorDetails {
   readonly params: string;
   /** How long the guest's requests may wait at the switch-over. */
   readonly timeoutMs: number;
+  /** Files of the target, which the daemon reaches meanwhile. */
+  readonly files: readonly string[];
 }
 
 /** An exchange of images, as a mirror ends with it. */
-export interface Switchover extends MirrorDetails {
+export interface Switchover extends Omit<MirrorDetails, "files"> {
   /** Called once nothing is in flight and the present image is flushed, before the new one is opened. */
   readonly finish: (signal: AbortSignal) => Promise<void>;
 }
@@ -45,7 +50,7 @@ export interface MirrorDisks {
 }
 
 /** What is wanted. */
-export interface MirrorRequest extends MirrorDetails {
+export interface MirrorRequest extends Omit<MirrorDetails, "files"> {
   readonly device: string;
   readonly daemon: DiskDaemon;
   /** Of the disk. */
@@ -81,8 +86,10 @@ export async function orderMirror(
     const isDevice = writable && (await lookWithin(path, () => Deno.stat(path).catch(() => undefined)))?.isBlockDevice;
     if (isDevice) await checkDevice(path);
   }
+  const files = plan.files.map(({ path }) => path);
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
+    await checkNotViewed(execute, daemon.prefix, `Cannot mirror to ${label}`);
     await monitor.allow(plan.files);
     const nodes = plan.nodes({ aio: "threads", native: false });
     try {
@@ -102,14 +109,18 @@ export async function orderMirror(
         sync: "full",
         speed: bytesPerSecond,
         "copy-mode": "write-blocking",
+        // One that ended by itself would end as `cancelMirror` must not.
+        "on-source-error": "stop",
+        "on-target-error": "stop",
         "auto-dismiss": false,
       });
     } catch (error) {
-      await removeTarget(monitor, daemon.prefix);
+      await removeTarget(monitor, daemon.prefix, files);
       throw error instanceof QmpError ? explainQmpError(label, error) : error;
     }
   };
-  return { kind: "mirror", device, daemon, target: withoutPasswords(params), details: { params, timeoutMs }, begin };
+  const details = { params, timeoutMs, files };
+  return { kind: "mirror", device, daemon, target: withoutPasswords(params), details, begin };
 }
 
 /** What a process does with its mirrors. */
@@ -132,12 +143,13 @@ export function mirrorKind(disks: MirrorDisks): JobKind {
       switching.set(device, switchover);
       await switchover;
     },
+    cancel: cancelMirror,
     async succeeded({ device, details }): Promise<boolean> {
       await switching.get(device)?.catch(() => {});
       return await isDone(device, details);
     },
-    async end({ device, daemon, error }): Promise<undefined> {
-      await daemon?.run((monitor) => removeTarget(monitor, daemon.prefix));
+    async end({ device, daemon, details, error }): Promise<undefined> {
+      await daemon?.run((monitor) => removeTarget(monitor, daemon.prefix, detailsOf(details).files));
       if (error !== undefined) return;
       throw new XenblkError(failures.get(device) ?? "the process that was to switch the disk over has ended", {
         remedy: "the disk keeps its image, and what is in the target is of no use: mirror it anew",
@@ -146,13 +158,41 @@ export function mirrorKind(disks: MirrorDisks): JobKind {
   };
 }
 
+/**
+ * The guest's requests wait meanwhile, for some milliseconds: QEMU (7.2, for one) crashes if a mirror ends without its target
+ * while it writes there what the guest writes. Only a target that does not answer, and keeps such writes, ends with them.
+ */
+async function cancelMirror(
+  { execute, reroute }: DaemonMonitor,
+  { daemon: { top }, name }: Omit<ReadyJob, "details">,
+): Promise<void> {
+  const ends = async (): Promise<boolean> => {
+    await execute("job-cancel", { id: name });
+    for (const end = performance.now() + CANCEL_MS; performance.now() < end;) {
+      const job = (await jobsOf({ execute })).find(({ id }) => id === name);
+      if (job === undefined || stateOf(job) === "over") return true;
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
+    return false;
+  };
+  try {
+    // The node is the mirror's own, above the disk's, which goes with it.
+    await reroute(async (node) => await ends() ? top : node);
+  } catch (error) {
+    if (!(await jobsOf({ execute })).some((job) => job.id === name && stateOf(job) !== "over")) return;
+    if (error instanceof QmpError) throw error;
+    await execute("job-cancel", { id: name });
+  }
+}
+
 /** The daemon lets go of the target, which has all that the disk has: nothing is in flight. */
 async function finishMirror(daemon: DiskDaemon, name: string, signal: AbortSignal): Promise<void> {
   await daemon.run(({ execute }) => execute("block-job-cancel", { device: name, force: false }));
   for (;;) {
     signal.throwIfAborted();
     const job = (await daemon.run(jobsOf)).find(({ id }) => id === name);
-    if (job?.error !== undefined) throw new XenblkError(`Cannot complete the mirror: ${job.error}`);
+    const failure = job?.error ?? job?.stopped;
+    if (failure !== undefined) throw new XenblkError(`Cannot complete the mirror: ${failure}`);
     // Another daemon in its place knows nothing of it, nor of what the target still lacked.
     if (job === undefined) {
       throw new XenblkError("Cannot complete the mirror: its storage daemon has no such job any more");
@@ -162,9 +202,14 @@ async function finishMirror(daemon: DiskDaemon, name: string, signal: AbortSigna
   }
 }
 
-/** Removes the target's nodes and secrets. The daemon keeps what it does not let go of. */
-async function removeTarget({ execute }: DaemonMonitor, prefix: string): Promise<void> {
+/** Removes the target's nodes and secrets, and its files from the daemon's reach. It keeps what it does not let go of. */
+async function removeTarget(
+  { execute, disallow }: DaemonMonitor,
+  prefix: string,
+  files: readonly string[] = [],
+): Promise<void> {
   await removeNamed(execute, `${prefix}mirror`).catch(() => {}); // they end with the disk
+  await disallow(files);
 }
 
 function detailsOf(details: unknown): MirrorDetails {

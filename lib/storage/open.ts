@@ -97,7 +97,9 @@ async function openUnlessLed(
   // An image that cannot be written to may be the base of one that can.
   const opened = await openNamed(asked, context).then((disk) => undo.use(disk), (error: unknown) => ({ error }));
   if ("error" in opened && opened.error instanceof StorageSilentError) throw opened.error;
-  const image = await find();
+  const image = await find().catch((error) => {
+    throw "error" in opened ? opened.error : error;
+  });
   if (image !== asked) {
     await undo.disposeAsync();
     return await openDisk({ ...image, led: true }, context);

@@ -120,6 +120,7 @@ Deno.test("every method, event and error is as the schema says", async () => {
     await client.call("snapshotCreate", { devices: [device], snapshot: "monday" });
     await client.call("snapshots", { device });
     await client.call("snapshotCommit", { device, snapshot: "monday", bytesPerSecond: 1000 });
+    assertEquals(await client.call("daemonVisit", { device }), { visits: false });
     assertEquals((await client.call("export", { device }))["code"], -32001);
     assertEquals((await client.call("disc", { device, params: "null:1M" }))["code"], -32001);
     for (const method of ["exportEnded", "endExport"]) {

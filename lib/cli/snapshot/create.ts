@@ -11,6 +11,7 @@ import { namedDisk } from "../disk_result.ts";
 import { flag, optional, text } from "../options.ts";
 import { showWait } from "../progress.ts";
 import { defineVerb } from "../verb.ts";
+import { enteredText } from "../visit.ts";
 import { clientOfAll, DOMAIN, namedDisks, PERMISSIONS, writableDisks } from "./disks.ts";
 
 /** As the daemon's transaction, and what comes before it. */
@@ -23,8 +24,8 @@ export const create = defineVerb({
   summary: "Take a snapshot of disks while their guest uses them, all at one instant",
   description:
     "What the disks hold now stays in their images; from now on the guest writes to qcow2 overlays, which lie beside them " +
-    "and are named after the snapshot. For disks that QEMU's storage daemon serves: qcow2 and other formats, and raw with " +
-    "--engine qemu. The disks have to be in one daemon. A note beside each image leads every later start of the guest to " +
+    "and are named after the snapshot. QEMU's storage daemon serves the disks from then on: a raw disk that has none enters " +
+    "it, which is one more pause. The disks have to be in one daemon. A note beside each image leads every later start of the guest to " +
     "the overlay, so its configuration can go on naming the image: see docs/snapshots.md.",
   operands: [
     DOMAIN,
@@ -62,6 +63,7 @@ export const create = defineVerb({
       output.json({ snapshot, pauseMs: taken.pauseMs, disks: all });
       return 0;
     }
+    for (const { device, entered } of taken.disks) if (entered !== undefined) inform(enteredText(device, entered));
     for (const { name, base, image, count } of all) {
       inform(`${name}: ${base} holds the snapshot ${snapshot}; the guest writes to ${image}`);
       if (count >= LONG_CHAIN) {

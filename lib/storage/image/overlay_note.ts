@@ -81,8 +81,17 @@ export async function readNote(image: string): Promise<OverlayNote | undefined> 
     return parseNote(text) ?? bad(path, "it is damaged");
   } catch (error) {
     if (error instanceof XenblkError) throw error;
+    if (error instanceof Deno.errors.NotCapable) throw notPermitted(path, error);
     return isNoNote(error) ? undefined : bad(path, errorText(error));
   }
+}
+
+/** The same for one who only reads the image: where Deno keeps it from looking, there is none. */
+async function readNoteIfPermitted(image: string): Promise<OverlayNote | undefined> {
+  return await readNote(image).catch((error) => {
+    if (error instanceof XenblkError && error.cause instanceof Deno.errors.NotCapable) return undefined;
+    throw error;
+  });
 }
 
 /** Writes the note beside the base, as a whole and durably. Rejects with {@linkcode XenblkError}; then there is none. */
@@ -153,7 +162,7 @@ export async function activeImage<N extends ImageName>(name: N, writes: boolean)
   const first = await realImagePath(name.target);
   let [path, found] = [first, format];
   for (let notes = 0; notes < MOST_NOTES; notes++) {
-    const note = await readNote(path);
+    const note = await (writes ? readNote(path) : readNoteIfPermitted(path));
     const isBase = note?.base === fileOf(path);
     if (note === undefined || (isBase && !writes && await isThere(path))) {
       if (note?.merging !== undefined) throw noSnapshot(imageLabel(name), note.snapshot);
@@ -224,7 +233,7 @@ async function checkOverlay(base: string, overlay: string, label: string): Promi
   }
 }
 
-/** There is none, or its name would be too long for one. A process that Deno keeps from looking there sees no notes. */
+/** There is none, or its name would be too long for one. A path that Deno keeps this process from resolving stays as it is. */
 function isNoNote(error: unknown): boolean {
   const { NotFound, NotADirectory, NotCapable } = Deno.errors;
   if ([NotFound, NotADirectory, NotCapable].some((kind) => error instanceof kind)) return true;
@@ -251,6 +260,14 @@ export function noSnapshot(image: string, snapshot: string): XenblkError {
   return new XenblkError(`Cannot use snapshot ${snapshot} of image ${image}: it has been merged in part`, {
     remedy: "merge it as a whole, with `xenblk snapshot commit`, while its guest uses the disk",
   });
+}
+
+/** Nobody may write to an image without knowing whether its later writes are elsewhere. */
+function notPermitted(path: string, cause: Error): XenblkError {
+  return new XenblkError(
+    `Cannot look for ${path}, which says where an image's later writes are: Deno was started without the permission`,
+    { cause, remedy: `run deno with --allow-read=${directoryOf(path)}` },
+  );
 }
 
 function bad(path: string, why: string): never {

@@ -23,6 +23,7 @@ import {
 } from "../image/overlay_note.ts";
 import { imageText } from "../image/spec.ts";
 import { commitJob, findJob, type QemuJob } from "./commit_job.ts";
+import { checkNotViewed } from "./instant.ts";
 import type { Execute } from "./removal.ts";
 import { chainBelow, type ChainLink, linkNamed } from "./overlay_chain.ts";
 import { QmpError } from "./qmp.ts";
@@ -111,10 +112,11 @@ class Merge {
 
   /** Starts the job {@linkcode commitJob}. */
   async begin({ execute, allow }: DaemonMonitor): Promise<void> {
-    const { layers, top } = this.#disk.daemon;
+    const { layers, top, prefix } = this.#disk.daemon;
     const { bytesPerSecond } = this.#options;
     const below = layers[this.base];
     if (below === undefined) throw this.#error(`its storage daemon has not opened ${this.base}`);
+    await checkNotViewed(execute, prefix, `Cannot merge snapshots of ${this.#disk.name}`);
     await this.#at("copy");
     await allow([{ path: this.base, writable: true }]);
     const notes = await this.#markNotes();

@@ -183,8 +183,9 @@ async function putOn(
     const unused = async (): Promise<void> => {
       for (const overlay of placed.toReversed()) await removeNodes(monitor, overlay);
     };
-    await monitor.allow(placed.map(({ path }) => ({ path, writable: true })));
-    await monitor.changeTops(changes, {
+    const paths = placed.map(({ path }) => path);
+    await monitor.allow(paths.map((path) => ({ path, writable: true })));
+    const changing = monitor.changeTops(changes, {
       prepare: async () => {
         await at("add");
         for (const overlay of placed) await addNodes(monitor, overlay).catch(undoing(unused));
@@ -207,6 +208,8 @@ async function putOn(
         await unused();
       },
     });
+    // Those that went on top, or may have, are a disk's by now.
+    await changing.catch(undoing(() => monitor.disallow(paths)));
   });
   const disks = placed.map(({ base, path, count }) => ({
     base: base.target,

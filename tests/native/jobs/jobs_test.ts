@@ -208,3 +208,35 @@ daemonTest("after the end of our process and of the daemon, the next process tel
   assertEquals([state, error], ["failed", `its storage daemon (process ${pid}) died`]);
   assertEquals(copies.ends.length >= 1, true);
 });
+
+daemonTest("after the kill of our process a job is over whose device is gone, though its daemon lives", async () => {
+  await using copies = new Copies();
+  const first = copies.rig.daemons();
+  const [disk] = [await copies.disk(51712, first), await copies.disk(51728, first)];
+  const { jobs, kinds } = await copies.process([DISK, disk]);
+  await jobs.start(copy(disk, DISK, 1 << 20));
+  copies.processes.pop()!.kill();
+  await copies.rig.end(first);
+  const { pid } = copies.rig.record().process;
+  const second = copies.rig.daemons();
+  await second.sweep((device) => device === DISK);
+  const process = new JobsRig(copies.rig.folder, kinds);
+  process.gone.add(DISK);
+  copies.processes.push(process);
+  await process.open();
+  const { state, error } = await process.over(ID);
+  assertEquals([state, error, copies.rig.record().process.pid], ["cancelled", "its disk was closed", pid]);
+  await copies.disk(51728, second); // which ends with the rig
+});
+
+daemonTest("no job begins while its disk gets another image: it would end with the present one", async () => {
+  await using copies = new Copies();
+  await using disk = await copies.disk();
+  const process = await copies.process([DISK, disk]);
+  process.exchanging.add(DISK);
+  const starting = (): Promise<unknown> => process.jobs.start(copy(disk));
+  await assertRejects(starting, XenblkError, "Cannot start a copy: the disk gets another image now");
+  process.exchanging.delete(DISK);
+  await process.jobs.start(copy(disk));
+  assertEquals((await process.jobs.ended(ID)).state, "completed");
+});

@@ -5,9 +5,14 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
+import { orderMirror } from "../../../lib/jobs/mirror.ts";
 import { DiskExport, type DiskExportOptions } from "../../../lib/storage/disk_export.ts";
+import { workOn } from "../../../lib/storage/qemu/instant.ts";
+import { planMerge } from "../../../lib/storage/qemu/overlay_commit.ts";
+import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
 import { missingProgram } from "../harness.ts";
 import { type EngineDisk, EngineRig, tick } from "./engine_rig.ts";
+import { snapshotDisk } from "./overlay_rig.ts";
 import { command, DaemonRig, daemonTest } from "./rig.ts";
 
 const SIZE = 64 << 20;
@@ -205,6 +210,34 @@ async function rejection(work: Promise<unknown>): Promise<string> {
   return (await assertRejects(() => work, XenblkError)).line;
 }
 
+daemonTest(
+  "while a disk is exported it is neither mirrored nor merged, which is said before anything is done",
+  async () => {
+    await using rig = new EngineRig();
+    await using disk = await openDisk(rig);
+    await pumped(disk, takeSnapshot([snapshotDisk(disk)], { snapshot: "one" }));
+    const daemon = disk.disk.daemon!;
+    const view = await pumped(disk, DiskExport.open(daemon, optionsOf(rig)));
+    assertEquals(await daemon.run(({ execute }) => workOn(execute, daemon.prefix)), "export");
+    const merge = await planMerge(snapshotDisk(disk), {});
+    assertEquals(
+      await rejection(daemon.run((monitor) => merge.begin(monitor))),
+      "Cannot merge snapshots of xvda: the disk is exported, and the export has to see the guest's writes first; end it " +
+        "(`xenblk export DOMAIN VDEV --end`), or wait for its end",
+    );
+    const to = `${rig.folder}/to.qcow2`;
+    await command("qemu-img", "create", "-q", "-f", "qcow2", to, `${SIZE}`);
+    const order = { rings: 1, device: "vbd3/5/1", daemon, params: `qcow2:${to}`, timeoutMs: 1000, allowImages: [] };
+    const { begin } = await orderMirror(order);
+    assertMatch(
+      await rejection(daemon.run((monitor) => begin(monitor, "job"))),
+      /^Cannot mirror to .*: the disk is exported/,
+    );
+    await pumped(disk, view.close({ reason: "asked to", failed: false }));
+    assertEquals(await daemon.run(({ execute }) => workOn(execute, daemon.prefix)), undefined);
+  },
+);
+
 daemonTest("a scratch file that is full ends the export, and no write of the guest fails", async () => {
   await using rig = new EngineRig();
   await using disk = await openDisk(rig);
@@ -272,7 +305,6 @@ daemonTest(
     const disk = await openDisk(rig);
     const nowhere = { scratchDirectory: `${rig.folder}/none` };
     const refused = await pumped(disk, rejection(DiskExport.open(disk.disk.daemon!, optionsOf(rig, nowhere))));
-    Deno.writeTextFileSync(`${rig.folder}/xenblk-export-4194999-of-a-process-that-was-killed`, "");
     assertMatch(refused, /^Cannot export xvdb: no scratch file can be made in .*none: .*; name another directory with/);
     const view = await pumped(disk, DiskExport.open(disk.disk.daemon!, optionsOf(rig)));
     await disk[Symbol.asyncDispose]();

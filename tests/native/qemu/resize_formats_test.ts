@@ -23,7 +23,7 @@ const FORMATS: Readonly<Record<string, RegExp | undefined>> = {
   vhdx: CONVERT,
   vhd: CONVERT,
   parallels: CONVERT,
-  qed: /^Cannot resize image qed:.*: QEMU 7\.2 ends when a qed image grows under load; detach the disk, then use/,
+  qed: /^Cannot resize image qed:.*: QEMU 7\.2 ends when a qed image grows under load; move the disk to a larger image/,
 };
 
 /** The error of a resize, while the disk's channel goes on. */

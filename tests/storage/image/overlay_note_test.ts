@@ -112,3 +112,18 @@ Deno.test("a disk goes back to its newest snapshot, or to an older one, or to wh
   assertEquals(await chain.led(chain.base), "raw:web.img");
   await assertRejects(() => planReversal(chain.base, undefined), XenblkError, "it has none");
 });
+
+Deno.test({
+  name: "who may not look for a note does not write to the image; who only reads has what was named",
+  permissions: { read: false },
+  async fn(): Promise<void> {
+    const name = { format: "raw", target: "/srv/some.img" };
+    const error = await assertRejects(() => activeImage(name, true), XenblkError);
+    assertEquals(
+      error.line,
+      "Cannot look for /srv/some.img.xenblk-snapshot, which says where an image's later writes are: Deno was started " +
+        "without the permission; run deno with --allow-read=/srv",
+    );
+    assertEquals(await activeImage(name, false), name);
+  },
+});
