@@ -49,6 +49,8 @@ export interface JobOrder<D> {
    * that its end is not missed. What it rejects with is the order's error, after {@linkcode JobKind.end}.
    */
   begin(monitor: DaemonMonitor, name: string): Promise<void>;
+  /** What this process does for the job once it has begun; the job is over after that. Absent: nothing. */
+  follow?(): Promise<unknown>;
 }
 
 /** A job that is over for its daemon, or with it. */

@@ -21,6 +21,8 @@ const LOOK_MS = 250;
 const IDLE_LOOK_MS = 2_000;
 /** How long a cancelled job may take to end: its target may not answer. */
 const CANCEL_MS = 30_000;
+/** How long what the process does for a job may go on when its daemon has ended it. */
+const FOLLOW_MS = 60_000;
 /** How long the ends of jobs may take when the process ends. */
 const CLOSE_MS = 5_000;
 
@@ -63,6 +65,10 @@ interface LiveJob {
   toldReady: boolean;
   /** Why it could not be completed. */
   failure?: string;
+  /** What the process does for it. */
+  following?: Promise<unknown>;
+  /** What its kind does since it is ready. */
+  completing?: Promise<void>;
 }
 
 /** The jobs of one process. */
@@ -150,6 +156,7 @@ export class Jobs implements AsyncDisposable {
         return record;
       });
       const job = this.#add(record, true);
+      if (order.follow !== undefined) job.following = order.follow().catch(() => {}); // the job's end says it
       this.#options.logger.info(`${device}: ${kind}${toward(report)} has begun`);
       this.#tell(job.record.report);
       this.#watch();
@@ -303,8 +310,10 @@ export class Jobs implements AsyncDisposable {
     const daemon = this.#options.disks.daemonOf(device);
     if (daemon === undefined) return;
     job.toldReady = true;
-    try {
+    const complete = async (): Promise<void> =>
       await (await this.#options.kinds[kind]?.())?.ready?.({ device, daemon, name, details });
+    try {
+      await (job.completing = complete());
     } catch (error) {
       await this.#giveUp(job, errorText(error));
     }
@@ -313,12 +322,20 @@ export class Jobs implements AsyncDisposable {
   #over(job: LiveJob, error: string | undefined, byDaemon = false): void {
     if (job.ending) return;
     job.ending = true;
-    const isCancelled = job.failure === undefined && error !== undefined &&
-      (job.cancelling || error === CANCELLED || error === CLOSED);
-    void this.#finish(job, job.failure ?? error, isCancelled, byDaemon);
+    void this.#finish(job, error, byDaemon);
   }
 
-  async #finish(job: LiveJob, error: string | undefined, isCancelled: boolean, byDaemon: boolean): Promise<void> {
+  /** Waits for what the process does for a job that is over: it decides how it ended, or knows why it could not complete it. */
+  async #settle(job: LiveJob): Promise<void> {
+    if (job.following !== undefined) await endsWithin(job.following, FOLLOW_MS);
+    await job.completing?.catch((error) => job.failure ??= errorText(error));
+  }
+
+  async #finish(job: LiveJob, reason: string | undefined, byDaemon: boolean): Promise<void> {
+    await this.#settle(job);
+    const error = job.failure ?? reason;
+    const isCancelled = job.failure === undefined && error !== undefined &&
+      (job.cancelling || error === CANCELLED || error === CLOSED);
     const { logger, disks } = this.#options;
     const { report: { id, kind, device }, details, name } = job.record;
     const daemon = byDaemon ? disks.daemonOf(device) : undefined;
