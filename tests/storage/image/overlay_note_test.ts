@@ -6,6 +6,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import { activeImage, notePath, turnNote, turnNoteBack, writeNote } from "../../../lib/storage/image/overlay_note.ts";
+import { chainBelow } from "../../../lib/storage/qemu/overlay_chain.ts";
 import { planReversal, revert } from "../../../lib/storage/qemu/overlay_revert.ts";
 import { writeOverlayHeader } from "../rig.ts";
 
@@ -111,6 +112,15 @@ Deno.test("a disk goes back to its newest snapshot, or to an older one, or to wh
   await revert(await planReversal(chain.base, undefined));
   assertEquals(await chain.led(chain.base), "raw:web.img");
   await assertRejects(() => planReversal(chain.base, undefined), XenblkError, "it has none");
+});
+
+Deno.test("what a guest writes to the begin of a raw image names no image below it", async () => {
+  using chain = await chainOfTwo();
+  writeOverlayHeader(chain.base, "bad\0name");
+  const names = async (path: string, format: string): Promise<string[]> =>
+    (await chainBelow(path, format)).map(({ snapshot }) => snapshot);
+  assertEquals(await names(chain.path("two"), "qcow2"), ["two", "one"]);
+  assertEquals(await names(chain.base, "raw"), []);
 });
 
 Deno.test({
