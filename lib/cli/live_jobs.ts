@@ -42,8 +42,7 @@ function kindsOf(devices: BackendKind): JobKinds {
   };
   let mirror: JobKind | undefined;
   return {
-    // What it has done is done before it is over.
-    commit: () => Promise.resolve({ end: () => Promise.resolve(undefined) }),
+    commit: async () => (await import("../jobs/commit.ts")).commitKind,
     backup: async () => (await import("../backup/kind.ts")).backupKind,
     mirror: async () => mirror ??= (await import("../jobs/mirror.ts")).mirrorKind(disks),
   };

@@ -224,12 +224,23 @@ export interface Methods {
   readonly backup: { readonly params: BackupParams; readonly result: BegunJob };
   /** Ends a job, and answers with its end. */
   readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
-  /** Takes a snapshot of all of these disks at one instant; one storage daemon must have them. */
+  /**
+   * Takes a snapshot of all of these disks at one instant; one storage daemon must have them. With `keep`, the oldest
+   * snapshots of each that has more are then given up, one after the other: `jobs` are the first, once they have begun, and
+   * `warnings` say why others have not.
+   */
   readonly snapshotCreate: {
-    readonly params: { readonly devices: readonly string[]; readonly snapshot: string };
+    readonly params: {
+      readonly devices: readonly string[];
+      readonly snapshot: string;
+      readonly keep?: number;
+      readonly bytesPerSecond?: number;
+    };
     readonly result: {
       readonly disks: readonly (DeviceParams & TakenSnapshot & Entering)[];
       readonly pauseMs: number;
+      readonly jobs: readonly JobReport[];
+      readonly warnings: readonly string[];
     };
   };
   /** The snapshots of a disk, the newest first. */
@@ -240,6 +251,14 @@ export interface Methods {
    */
   readonly snapshotCommit: {
     readonly params: DeviceParams & { readonly snapshot?: string; readonly bytesPerSecond?: number };
+    readonly result: { readonly job: JobReport };
+  };
+  /**
+   * Begins to give up one snapshot and to keep the others: what was written from it to the next one is merged into the image
+   * below. If the job fails, or is cancelled, all others stay.
+   */
+  readonly snapshotDelete: {
+    readonly params: DeviceParams & { readonly snapshot: string; readonly bytesPerSecond?: number };
     readonly result: { readonly job: JobReport };
   };
   /** Where the visit of a raw disk in its storage daemon stands, once the disk neither enters nor leaves. */

@@ -13,7 +13,7 @@ import { endsWithin } from "../../within.ts";
 import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
 import { StorageDaemon } from "./daemon.ts";
-import { endStrays, endUnfinished, lostDisks } from "./leftovers.ts";
+import { endStrays, endUnfinished, lostDisks, removeUnfinishedOverlay } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
 import { identify, isAlive } from "./process.ts";
@@ -139,6 +139,7 @@ export class StorageDaemons implements ImageDaemons {
         const other = lostBefore === undefined ? daemon.record.lost[owner.device] : undefined;
         if (other !== undefined) this.#logger.error(`${other.name}: answered writes may be lost: ${other.reason}`);
         const socket = await daemon.add(owner.device, name, plan);
+        await removeUnfinishedOverlay(request);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
         const use = { readOnly, queues: this.#queues, writeThrough, errorsLose: plan.fragile, warn };

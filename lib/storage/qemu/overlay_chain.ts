@@ -27,6 +27,16 @@ export interface ChainLink {
   readonly baseFormat: string;
   /** What the overlay occupies, in bytes. */
   readonly overlayBytes: number;
+  /** When a merge of the overlay began that was not completed: nobody can go back to the snapshot. Absent: none has. */
+  readonly merging?: string;
+}
+
+/** The same, with what a deletion that was not completed has left. */
+export interface NotedLink extends ChainLink {
+  /** The path of an image that was between both: the base has all that it holds, and the overlay names the base. */
+  readonly merged?: string;
+  /** The path of the image below the base, which has all that the base holds; the overlay still names the base. */
+  readonly into?: string;
 }
 
 /** The snapshots of a disk, the newest first. */
@@ -39,23 +49,44 @@ export interface SnapshotChain {
 /** The snapshots of a disk with that image. Rejects with {@linkcode XenblkError}. */
 export async function describeChain(image: DaemonImage | undefined): Promise<SnapshotChain> {
   if (image === undefined || !isFile(image)) return { image: "", snapshots: [] };
-  return { image: imageText(image), snapshots: await chainBelow(await realImagePath(image.target)) };
+  const links = await chainBelow(await realImagePath(image.target));
+  return { image: imageText(image), snapshots: links.map(({ merged: _merged, into: _into, ...link }) => link) };
 }
 
 /** The snapshots that lead to an image, the newest first. Rejects with {@linkcode XenblkError} if they cannot be read. */
-export async function chainBelow(image: string): Promise<ChainLink[]> {
-  const links: ChainLink[] = [];
+export async function chainBelow(image: string): Promise<NotedLink[]> {
+  const links: NotedLink[] = [];
   for (let overlay = image; links.length <= MOST_OVERLAYS;) {
     const backing = await backingOf(overlay).catch((error) => unreadable(overlay, error));
     if (backing === undefined) break;
     const base = backing.startsWith("/") ? backing : `${directoryOf(overlay)}/${backing}`;
-    const note = await readNote(base);
-    if (note?.base !== fileOf(base) || note.overlay !== fileOf(overlay)) break;
-    const { snapshot, created, baseFormat } = note;
-    links.push({ snapshot, created, base, overlay, baseFormat, overlayBytes: await occupied(overlay) });
+    const note = await noteOf(base, overlay);
+    if (note === undefined) break;
+    links.push({ ...note, base, overlay, overlayBytes: await occupied(overlay) });
     overlay = base;
   }
   return links;
+}
+
+/** What the notes say of the base and the overlay that names it; undefined: it is not an overlay that a snapshot made. */
+async function noteOf(
+  base: string,
+  overlay: string,
+): Promise<Omit<NotedLink, "base" | "overlay" | "overlayBytes"> | undefined> {
+  const note = await readNote(base);
+  if (note?.base !== fileOf(base)) return undefined;
+  const directory = directoryOf(base);
+  const { baseFormat } = note;
+  if (note.overlay === fileOf(overlay)) {
+    const { snapshot, created, merging, into } = note;
+    const below = into === undefined ? {} : { into: `${directory}/${into}` };
+    return { snapshot, created, baseFormat, ...(merging === undefined ? {} : { merging }), ...below };
+  }
+  const merged = `${directory}/${note.overlay}`;
+  const upper = await readNote(merged);
+  if (upper?.base !== note.overlay || upper.overlay !== fileOf(overlay) || upper.into !== note.base) return undefined;
+  const { snapshot, created, merging } = upper;
+  return { snapshot, created, baseFormat, ...(merging === undefined ? {} : { merging }), merged };
 }
 
 /** The snapshot with that name. Throws {@linkcode XenblkError} (`not-found`). */

@@ -141,8 +141,9 @@ export class QemuDisk implements DaemonDisk {
 
   changeTo(from: DaemonImage | undefined, image: ChangedImage, nodes: ChangedNodes): TopChange {
     const request = { ...this.#request, ...image };
+    const planned = this.#daemon; // the nodes of another one have other names
     return new PlannedChange(this.#opened, { request, plan: this.#keeper.planOf(request) }, nodes, {
-      isAsPlanned: () => this.#closed === undefined && this.#request.image === from,
+      isAsPlanned: (daemon) => this.#closed === undefined && this.#request.image === from && daemon === planned,
       changed: () => this.#listeners.forEach((listener) => listener()),
     });
   }

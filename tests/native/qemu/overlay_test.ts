@@ -12,7 +12,16 @@ import { planMerge } from "../../../lib/storage/qemu/overlay_commit.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
 import { planReversal } from "../../../lib/storage/qemu/overlay_revert.ts";
 import { EngineRig } from "./engine_rig.ts";
-import { casesOf, type DeathCase, faultsOn, merge, snapshotDisk, workUntil, Writer } from "./overlay_rig.ts";
+import {
+  casesOf,
+  type DeathCase,
+  faultsOn,
+  merge,
+  removeAgain,
+  snapshotDisk,
+  workUntil,
+  Writer,
+} from "./overlay_rig.ts";
 import { command, daemonTest } from "./rig.ts";
 
 /** A new image in the rig's folder. */
@@ -280,6 +289,8 @@ const SHORT: readonly string[] = [
   "create both end",
   "commit process record",
   "commit both note",
+  "delete daemon finalize",
+  "delete both end",
 ];
 const ALL = Deno.env.get("XENBLK_ALL_DEATHS") === "1";
 
@@ -304,6 +315,7 @@ async function goOn(death: DeathCase): Promise<void> {
     await writer.more(100);
     await workUntil(death, disk, async () => void await rig.killDaemon()).catch(() => {}); // it may be told
     await writer.more(100);
+    await removeAgain(death, disk, base);
     await writer.stop();
     count = writer.count;
     assertEquals(await faultsOn(disk, count), []);
@@ -326,6 +338,7 @@ async function dieAndLook(death: DeathCase): Promise<void> {
   for (let round = 0; round < 2; round++) {
     await using disk = await rig.open(`qcow2:${base}`, {}, 1);
     assertEquals(await faultsOn(disk, count, true), [], rig.warnings.join("\n"));
+    await removeAgain(death, disk, base);
   }
   await checkChain(base);
 }
