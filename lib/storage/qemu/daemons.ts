@@ -158,15 +158,14 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async prepare(owner: DiskOwner, files: readonly DiskFile[]): Promise<AsyncDisposable> {
-    const { guest } = owner;
     await using undo = new AsyncDisposableStack();
-    undo.defer(() => this.#inTurn(guest, () => this.#endUnused(guest)));
-    const kept = undo.adopt({ guest }, (kept) => void this.#kept.delete(kept));
+    undo.defer(() => this.#inTurn(owner.guest, () => this.#endUnused(owner.guest)));
+    const kept = undo.adopt({ ...owner }, (kept) => void this.#kept.delete(kept));
     this.#kept.add(kept);
-    await this.#inTurn(guest, async () => {
+    await this.#inTurn(owner.guest, async () => {
       if (this.#ends) throw processEnds(`the storage daemon of ${owner.device}`);
       const release = await (await this.#daemonFor({ ...owner, fragile: false })).daemon.hold(owner.device, files);
-      undo.defer(() => this.#inTurn(guest, release));
+      undo.defer(() => this.#inTurn(owner.guest, release));
     });
     return undo.move();
   }
