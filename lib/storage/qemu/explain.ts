@@ -29,7 +29,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/key-secret|Invalid password|[Cc]annot unlock|Parameter 'key/, "name the file that holds the right passphrase"],
   [
     /does not support resize/,
-    "detach the disk and convert the image (`xenblk image convert`): raw, qcow2 and luks images can grow",
+    "move the disk to a larger image of any format (`xenblk mirror`); raw, qcow2 and luks images can grow",
   ],
   [/unshared by node '[^']*-backup-/, "wait for the disk's backup, or cancel it: `xenblk job list` has its name"],
   [/(resize|grow) NBD nodes/, "detach the disk, and grow the export where its server has it"],

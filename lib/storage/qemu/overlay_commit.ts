@@ -45,7 +45,7 @@ export async function planMerge({ daemon, name }: SnapshotDisk, options: CommitO
 /** The links from the newest to the one that is named. */
 async function linksToMerge({ daemon, name }: SnapshotDisk, snapshot: string | undefined): Promise<ChainLink[]> {
   const { image } = daemon;
-  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target));
+  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target), image.format);
   if (links.length === 0) {
     throw new XenblkError(`Cannot merge snapshots of ${name}: it has none`, {
       kind: "not-found",

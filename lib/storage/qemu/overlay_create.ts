@@ -156,7 +156,7 @@ async function overlayFor(disk: SnapshotDisk, snapshot: string): Promise<Overlay
     throw refusal("its image is in no directory, where an overlay could lie beside it", "use an image in a file");
   }
   const base = { ...image, target: await realImagePath(image.target) };
-  const links = await chainBelow(base.target);
+  const links = await chainBelow(base.target, base.format);
   if (links.length >= MOST_OVERLAYS) {
     throw refusal(`it has ${links.length} snapshots already`, "merge them with `xenblk snapshot commit`");
   }

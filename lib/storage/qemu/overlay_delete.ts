@@ -79,7 +79,7 @@ export async function planDeletion({ daemon, name }: SnapshotDisk, options: Dele
   const disk = { daemon, name };
   await settleDeletions(daemon);
   const { image } = daemon;
-  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target));
+  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target), image.format);
   const link = options.snapshot === undefined && links.length > 0
     ? links.at(-1)!
     : linkNamed(links, options.snapshot ?? "", name);

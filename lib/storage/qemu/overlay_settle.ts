@@ -24,7 +24,7 @@ export async function settleDeletions(daemon: ChainDaemon): Promise<void> {
   if (image === undefined || !isFile(image)) return;
   const top = await realImagePath(image.target);
   const unsettled = async (): Promise<NotedLink[]> =>
-    (await chainBelow(top)).filter(({ merged, into, base }) =>
+    (await chainBelow(top, image.format)).filter(({ merged, into, base }) =>
       merged !== undefined || (into !== undefined && layers[base] === undefined)
     );
   if ((await unsettled()).length === 0) return;

@@ -175,6 +175,15 @@ Deno.test("what a deletion has left is done as a whole, and once", async () => {
   await assertRejects(() => settleDeletion({ base, merged: one, overlay: two }), XenblkError, "other ones by now");
 });
 
+Deno.test("what a guest writes to the begin of a raw image names no image below it", async () => {
+  using chain = await chainOfTwo();
+  writeOverlayHeader(chain.base, "bad\0name");
+  const names = async (path: string, format: string): Promise<string[]> =>
+    (await chainBelow(path, format)).map(({ snapshot }) => snapshot);
+  assertEquals(await names(chain.path("two"), "qcow2"), ["two", "one"]);
+  assertEquals(await names(chain.base, "raw"), []);
+});
+
 Deno.test({
   name: "who may not look for a note does not write to the image; who only reads has what was named",
   permissions: { read: false },
