@@ -104,8 +104,10 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
     await settleDeletions(daemon);
     overlays.push(await overlayFor({ daemon, name }, snapshot));
   }
-  await at("make");
   const made: Overlay[] = [];
+  // What the other one has made would be taken for what a process left that was killed.
+  using _taking = takingOf(overlays);
+  await at("make");
   try {
     for (const overlay of overlays) {
       await make(overlay);
@@ -119,6 +121,22 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
     for (const overlay of made) await removeUnused(overlay);
     throw error;
   }
+}
+
+/** The paths of images of which a snapshot is being taken; no other process has such an image open. */
+const TAKING = new Set<string>();
+
+/** Throws {@linkcode XenblkError} if a snapshot of one of the disks is being taken. */
+function takingOf(overlays: readonly Overlay[]): Disposable {
+  const paths = overlays.map(({ base }) => base.target);
+  const other = overlays.find(({ base }) => TAKING.has(base.target));
+  if (other !== undefined) {
+    throw new XenblkError(`Cannot take a snapshot of ${other.disk.name}: another one is being taken`, {
+      remedy: "repeat it",
+    });
+  }
+  for (const path of paths) TAKING.add(path);
+  return { [Symbol.dispose]: (): void => paths.forEach((path) => TAKING.delete(path)) };
 }
 
 function checkName(snapshot: string): void {
