@@ -4,7 +4,7 @@
  * says.
  */
 
-import { fileOf, readNote } from "../storage/image/overlay_note.ts";
+import { backingOf, directoryOf, fileOf, readNote } from "../storage/image/overlay_note.ts";
 import type { JobKind } from "./job.ts";
 
 /** What is kept of a merge: absolute paths. */
@@ -22,7 +22,14 @@ export const commitKind: JobKind = {
     const { base, overlay } = Object(details) as Partial<CommitDetails>;
     if (base === undefined || overlay === undefined) return false;
     const note = await readNote(overlay).catch(() => undefined);
-    return note?.base === fileOf(base);
+    if (note === undefined || note.base === fileOf(base)) return note !== undefined;
+    // One that was in the middle is given up once the overlay on it names the image below.
+    return note.into === fileOf(base) && await names(`${directoryOf(overlay)}/${note.overlay}`, base);
   },
   end: () => Promise.resolve(undefined),
 };
+
+async function names(overlay: string, base: string): Promise<boolean> {
+  const backing = await backingOf(overlay).catch(() => undefined);
+  return backing === base || backing === fileOf(base);
+}
