@@ -46,6 +46,8 @@ export interface BackupOrder {
   readonly bytesPerSecond?: number;
   /** Where the scratch file is made. Absent: in the directory of the disk's image. */
   readonly scratch?: string;
+  /** Rejects with {@linkcode XenblkError} if somebody uses the block device of that path. */
+  readonly checkDevice: (path: string) => Promise<void>;
 }
 
 /** Starts it, and resolves once it has begun. Rejects with {@linkcode XenblkError}; then nothing of it is left. */
@@ -69,6 +71,7 @@ export async function startBackup(jobs: Jobs, order: BackupOrder): Promise<JobRe
     ...(changes === undefined ? {} : { changes }),
   };
   const owner = await imageOwner(disk);
+  if (target.kind === "device") await order.checkDevice(target.name);
   await checkFree(target);
   return await jobs.start({
     kind: "backup",
@@ -97,10 +100,21 @@ export async function startBackup(jobs: Jobs, order: BackupOrder): Promise<JobRe
         });
       } catch (error) {
         await closeParts(monitor.execute, details.parts).catch(() => {}); // its error is the same
-        if (!(error instanceof QmpError)) throw error;
-        throw new XenblkError(`Cannot back up to ${target.name}: ${error.description}`, { cause: error });
+        throw error instanceof QmpError ? cannotBackUp(target, error) : error;
       }
     },
+  });
+}
+
+/** What QEMU says of a raw node with a size. */
+const TOO_SMALL = /has to be smaller or equal to the\s+actual size/;
+
+function cannotBackUp({ name }: BackupTarget, error: QmpError): XenblkError {
+  const isSmall = TOO_SMALL.test(error.description);
+  const [why, remedy] = isSmall ? ["it is smaller than the disk", "name one that is as large or larger"] : [];
+  return new XenblkError(`Cannot back up to ${name}: ${why ?? error.description}`, {
+    cause: error,
+    ...(remedy === undefined ? {} : { remedy }),
   });
 }
 

@@ -109,7 +109,9 @@ export function targetTree({ kind, name, format }: BackupTarget, sizeBytes: numb
     : { driver: kind === "device" ? "host_device" : "file", filename: kind === "file" ? partialOf(name) : name };
   // With anything in place of its base, QEMU writes zeroes where the base may have data.
   const backing = isIncremental ? { backing: { driver: "null-co", size: sizeBytes } } : {};
-  return { driver: format, file, ...backing };
+  // QEMU wants a target that is as large as the disk: of a larger one, the first part.
+  const size = kind !== "file" && format === "raw" ? { size: sizeBytes } : {};
+  return { driver: format, file, ...backing, ...size };
 }
 
 function formatOf(path: string): BackupFormat {
