@@ -53,6 +53,8 @@ for (const [step, state] of [["catch-up", "failed"], ["begin", "completed"], ["f
     const { target } = await activeImage({ format: "qcow2", target: base }, true);
     assertEquals([job.state, target === base], [state, state === "completed"], job.error);
     if (state === "failed") assertMatch(job.error!, /died/);
+    const isThere = await Deno.lstat(`${rig.folder}/web.one.qcow2`).then(() => true, () => false);
+    assertEquals(isThere, state === "failed", "an overlay that was merged is removed");
     await writer.more(50);
     await writer.stop();
     assertEquals(await faultsOn(disk, writer.count), []);
