@@ -150,13 +150,9 @@ async function begin(
     details: { base: merge.base, overlay: merge.overlay },
     begin: async (monitor) => await merge.begin(monitor),
     follow: async () => {
-      merged = await merge.follow().then(({ image, pauseMs }) => {
-        logger().info(`${device}: its image is ${image}; requests waited ${Math.ceil(pauseMs)} ms`);
-        return true;
-      }, (error) => {
-        logger().warning(errorText(error));
-        return false;
-      });
+      const { image, pauseMs } = await merge.follow();
+      merged = true;
+      logger().info(`${device}: its image is ${image}; requests waited ${Math.ceil(pauseMs)} ms`);
     },
   });
   const ended = loaded.ended(job.id).then(({ state }) => state === "completed", () => true); // it is over already
