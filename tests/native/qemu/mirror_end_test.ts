@@ -84,7 +84,15 @@ class Mirrors implements AsyncDisposable {
   async start(target: string, bytesPerSecond: number): Promise<JobReport> {
     await command("qemu-img", "create", "-q", "-f", "qcow2", target, "64M");
     const daemon = this.disk.disk.daemon!;
-    const order = { rings: 1, device: DEVICE, daemon, params: `qcow2:${target}`, timeoutMs: 10_000, allowImages: [] };
+    const order = {
+      rings: 1,
+      device: DEVICE,
+      daemon,
+      params: `qcow2:${target}`,
+      timeoutMs: 10_000,
+      allowImages: [],
+      checkDevice: () => Promise.resolve(),
+    };
     return await this.jobs.start(await orderMirror({ ...order, bytesPerSecond }));
   }
 
