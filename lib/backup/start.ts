@@ -18,7 +18,15 @@ import type { BackupFile } from "./file.ts";
 import type { BackupDetails } from "./kind.ts";
 import { changesText, newBackupId } from "./names.ts";
 import { beginJob, closeParts, openGraphs, partsOf } from "./steps.ts";
-import { type BackupFormat, type BackupTarget, findTarget, makeTarget, partialOf, targetTree } from "./target.ts";
+import {
+  type BackupFormat,
+  type BackupTarget,
+  checkFree,
+  findTarget,
+  makeTarget,
+  partialOf,
+  targetTree,
+} from "./target.ts";
 
 /** How long the scratch file may take to be made: its metadata only. */
 const MAKE_MS = 60_000;
@@ -64,8 +72,7 @@ export async function startBackup(jobs: Jobs, order: BackupOrder): Promise<JobRe
   };
   const owner = await imageOwner(disk);
   if (target.kind === "device") await order.checkDevice(target.name);
-  await makeTarget(target, sizeBytes, id, base);
-  if (target.kind === "file") await giveTo(partialOf(target.name), owner);
+  await checkFree(target);
   return await jobs.start({
     kind: "backup",
     device,
@@ -73,6 +80,10 @@ export async function startBackup(jobs: Jobs, order: BackupOrder): Promise<JobRe
     target: target.name,
     note,
     details,
+    prepare: async () => {
+      await makeTarget(target, sizeBytes, id, base);
+      if (target.kind === "file") await giveTo(partialOf(target.name), owner);
+    },
     begin: async (monitor, name) => {
       try {
         await makeScratch(scratch, sizeBytes);

@@ -70,13 +70,19 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
   const find = (): Promise<typeof asked> => activeImage(asked, !request.readOnly);
   if (format === "raw" && !isByDaemon(asked)) return await openUnlessLed(asked, find, context);
   const image = await find();
-  if (image !== asked) return await openDisk({ ...image, led: true }, context);
+  if (image !== asked) return await openDisk(ledTo(image), context);
   if (!isByDaemon(asked)) endOther(asked, context);
   return await openNamed(asked, context);
 }
 
 function isByDaemon(image: DiskRequest): boolean {
   return image.engine === "qemu" || needsDaemon(image);
+}
+
+/** An image that notes lead to. The engine was chosen for the one that was named: it may not serve this one's format. */
+function ledTo(image: DiskRequest): DiskRequest {
+  const engine = enginesFor(image).includes(image.engine) ? image.engine : "auto";
+  return { ...image, engine, led: true };
 }
 
 /** What a storage daemon still has of the device, which is now served without one. */
@@ -102,7 +108,7 @@ async function openUnlessLed(
   });
   if (image !== asked) {
     await undo.disposeAsync();
-    return await openDisk({ ...image, led: true }, context);
+    return await openDisk(ledTo(image), context);
   }
   if ("error" in opened) throw opened.error;
   endOther(asked, context);

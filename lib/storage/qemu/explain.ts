@@ -52,7 +52,8 @@ export function explainQmpError(name: string, error: QmpError): XenblkError {
   const { command, subject, description } = error;
   const remedy = REMEDIES.find(([pattern]) => pattern.test(description))?.[1] ?? OTHERWISE;
   const failed = `Cannot ${VERBS.get(command) ?? "serve"} ${name}`;
-  return new XenblkError(`${failed}: node ${subject}: ${description}`, { cause: error, remedy });
+  const where = subject === undefined ? "" : `node ${subject}: `;
+  return new XenblkError(`${failed}: ${where}${description}`, { cause: error, remedy });
 }
 
 const VERBS: ReadonlyMap<string, string> = new Map([
@@ -61,4 +62,5 @@ const VERBS: ReadonlyMap<string, string> = new Map([
   ["block-export-add", "export"],
   ["blockdev-mirror", "mirror to"],
   ["block_resize", "resize"],
+  ["block-commit", "merge"],
 ]);

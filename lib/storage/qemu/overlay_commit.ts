@@ -38,14 +38,14 @@ export type CommitStep = typeof COMMIT_STEPS[number];
  */
 export async function planMerge({ daemon, name }: SnapshotDisk, options: CommitOptions): Promise<Merge> {
   const disk = { daemon, name };
-  await settleDeletions(disk);
+  await settleDeletions(daemon);
   return new Merge(disk, await linksToMerge(disk, options.snapshot), options);
 }
 
 /** The links from the newest to the one that is named. */
 async function linksToMerge({ daemon, name }: SnapshotDisk, snapshot: string | undefined): Promise<ChainLink[]> {
   const { image } = daemon;
-  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target));
+  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target), image.format);
   if (links.length === 0) {
     throw new XenblkError(`Cannot merge snapshots of ${name}: it has none`, {
       kind: "not-found",

@@ -28,6 +28,7 @@ import type { BlockNode } from "./graph.ts";
 import { nodeSize } from "./graph_steps.ts";
 import type { Execute } from "./removal.ts";
 import { chainBelow, MOST_OVERLAYS } from "./overlay_chain.ts";
+import { settleDeletions } from "./overlay_settle.ts";
 import { type AioModes, modesAfter, withModes } from "./plan.ts";
 import { qemuImgError, runQemuImg } from "./qemu_img.ts";
 import { QmpError } from "./qmp.ts";
@@ -99,7 +100,10 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
   checkName(snapshot);
   const overlays: Overlay[] = [];
   // What a daemon says of its disk now: it is asked once.
-  for (const { daemon, name } of disks) overlays.push(await overlayFor({ daemon, name }, snapshot));
+  for (const { daemon, name } of disks) {
+    await settleDeletions(daemon);
+    overlays.push(await overlayFor({ daemon, name }, snapshot));
+  }
   await at("make");
   const made: Overlay[] = [];
   try {
@@ -134,7 +138,7 @@ async function overlayFor(disk: SnapshotDisk, snapshot: string): Promise<Overlay
     throw refusal("its image is in no directory, where an overlay could lie beside it", "use an image in a file");
   }
   const base = { ...image, target: await realImagePath(image.target) };
-  const links = await chainBelow(base.target);
+  const links = await chainBelow(base.target, base.format);
   if (links.length >= MOST_OVERLAYS) {
     throw refusal(`it has ${links.length} snapshots already`, "merge them with `xenblk snapshot commit`");
   }

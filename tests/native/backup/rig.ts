@@ -71,6 +71,7 @@ export class BackupRig implements AsyncDisposable {
 
   #dyingKind(): JobKind {
     return {
+      ...backupKind,
       end: async (end) => {
         const { point, dead } = this.#death ?? {};
         this.#death = undefined;

@@ -229,12 +229,12 @@ daemonTest(
     await command("qemu-img", "create", "-q", "-f", "qcow2", to, `${SIZE}`);
     const order = {
       rings: 1,
+      checkDevice: () => Promise.resolve(),
       device: "vbd3/5/1",
       daemon,
       params: `qcow2:${to}`,
       timeoutMs: 1000,
       allowImages: [],
-      checkDevice: () => Promise.resolve(),
     };
     const { begin } = await orderMirror(order);
     assertMatch(
