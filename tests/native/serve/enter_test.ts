@@ -66,7 +66,11 @@ nativeTest("a raw disk enters its daemon for each kind of work and leaves it aft
   await qemuImg("create", "-q", "-f", "raw", `${folder}/moved.raw`, "64M");
   const { job } = await stage.call(backend, "mirror", { image: target, bytesPerSecond: SLOW });
   const swapping = stage.call(backend, "swap", { image: target });
-  await assertRejects(() => swapping, XenblkError, "its mirror is running");
+  const taking = stage.snapshot(backend, "one");
+  await Promise.all([
+    assertRejects(() => swapping, XenblkError, "its mirror is running"),
+    assertRejects(() => taking, XenblkError, "it is being mirrored"),
+  ]);
   await stage.cancel(backend, job.id);
   await stage.outside(backend);
   await stage.call(backend, "mirror", { image: target });
@@ -89,6 +93,9 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   await disk.connect();
   await disk.startLoad(UNTIL_STOPPED);
   await assertProgress(disk, 200);
+  const misnamed = stage.snapshot(backend, "a name");
+  await assertRejects(() => misnamed, XenblkError, "Cannot name a snapshot");
+  assert(!/has entered/.test(backend.messages), "the guest has not waited for that");
   const taken = await stage.snapshot(backend, "one");
   assert(taken.disks[0]!.entered!.pausedMs > 0);
   await assertProgress(disk, 200);
@@ -98,6 +105,7 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   await stage.call(backend, "snapshotCommit", { snapshot: "one" });
   assertEquals((await stage.jobOver(backend, "commit")).state, "completed", backend.messages);
   await stage.outside(backend);
+  assertEquals((await stage.call(backend, "snapshots", {})).snapshots, []);
   assertEquals(await stage.node("params"), `raw:${stage.image}`);
   await assertProgress(disk, 200);
   assertEquals(await backend.stop(), 0, backend.messages);
