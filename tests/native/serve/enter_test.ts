@@ -9,6 +9,7 @@ import { XenblkError } from "../../../lib/errors.ts";
 import { nativeTest } from "../harness.ts";
 import { qemuImg } from "../qemu_img.ts";
 import { EnterStage, SLOW } from "./enter_stage.ts";
+import { VerbProcess } from "./living/verb_process.ts";
 import { assertClean, assertProgress, received, UNTIL_STOPPED } from "./scenes.ts";
 
 const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
@@ -123,8 +124,11 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
 
   backend = stage.serve();
   await backend.says(/connected:/);
-  await stage.call(backend, "snapshotCommit", {});
-  assertEquals((await stage.jobOver(backend, "commit")).state, "completed", backend.messages);
+  await using verb = new VerbProcess(stage.stage.xen);
+  await verb.run(["snapshot", "delete", "7", "xvda", "four"]); // the only one
+  const { status, stderr } = await verb.ended();
+  assertEquals(status, 0, stderr);
+  assertMatch(stderr, /xvda has left its storage daemon; its requests waited/);
   await stage.outside(backend); // its name is that of a raw file now
   await assertProgress(disk, 200);
   assertClean(received(await disk.stopLoad()), backend.messages);
