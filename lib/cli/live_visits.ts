@@ -71,7 +71,7 @@ function disksOf(service: Service, jobs: LazyJobs): VisitDisks {
     hasJob: (device) => jobs.active(device).length > 0,
     move: async (device, toDaemon) => {
       const report = reportOf(device);
-      if (report === undefined) throw new XenblkError(`Cannot find ${device}: it is gone`, { kind: "not-found" });
+      if (report === undefined) throw isGone(device);
       return await move(service, report.backendPath, device, toDaemon);
     },
   };
@@ -85,6 +85,12 @@ async function move(service: Service, path: string, device: string, toDaemon: bo
   const owner = { guest: address.frontendDomain, device, ...(uuid === undefined ? {} : { uuid }) };
   const preparing = prepareDaemon?.(owner);
   await using _running = toDaemon ? await preparing : await preparing?.catch(() => undefined);
-  const { pausedMs = 0 } = await devices.find(address)!.exchange({ daemon: toDaemon, timeoutMs: MOVE_MS });
+  const present = devices.find(address);
+  if (present === undefined) throw isGone(device);
+  const { pausedMs = 0 } = await present.exchange({ daemon: toDaemon, timeoutMs: MOVE_MS });
   return { pausedMs };
+}
+
+function isGone(device: string): XenblkError {
+  return new XenblkError(`Cannot find ${device}: it is gone`, { kind: "not-found" });
 }
