@@ -46,7 +46,7 @@ export class StayingFile {
       throw refusal(
         disk,
         "only raw files and block devices go there and back",
-        "detach it and attach it by another name",
+        "give the disk an image in a file or block device",
       );
     }
     const known = description.inDaemon === UNKNOWN_FILE ? undefined : description.inDaemon;

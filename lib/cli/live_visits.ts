@@ -83,6 +83,11 @@ async function move(service: Service, path: string, device: string, toDaemon: bo
   const address = addressAt(path);
   const { guestUuid: uuid } = devices.heldBy(address)?.image?.description ?? {};
   const owner = { guest: address.frontendDomain, device, ...(uuid === undefined ? {} : { uuid }) };
+  if (toDaemon && prepareDaemon === undefined) {
+    throw new XenblkError("Cannot start a storage daemon: this process has none", {
+      remedy: "serve the disk by a process that runs on Xen",
+    });
+  }
   const preparing = prepareDaemon?.(owner);
   await using _running = toDaemon ? await preparing : await preparing?.catch(() => undefined);
   const present = devices.find(address);

@@ -16,6 +16,7 @@ import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import type { Call } from "./connection.ts";
+import { deviceCheck } from "./device_check.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, list, object, type Param, readParams, TEXT, whole, word } from "./params.ts";
 import type { Attached, Methods } from "./protocol.ts";
@@ -139,7 +140,7 @@ interface MirrorParams {
 }
 
 async function startMirror(
-  { service: { devices }, service, jobs }: ControlledProcess,
+  { service: { devices }, service, jobs, platform }: ControlledProcess,
   { timeoutMs = SWAP_TIMEOUT_MS, ...wanted }: MirrorParams,
 ): Promise<{ readonly job: JobReport }> {
   const { device } = wanted;
@@ -152,7 +153,15 @@ async function startMirror(
   }
   const { orderMirror } = await import("../jobs/mirror.ts");
   const { allowImages } = devices.settings;
-  const order = await orderMirror({ ...wanted, daemon, rings: held!.rings.length, timeoutMs, allowImages });
+  const checkDevice = deviceCheck(platform, `the mirror of ${device}`);
+  const order = await orderMirror({
+    ...wanted,
+    daemon,
+    rings: held!.rings.length,
+    timeoutMs,
+    allowImages,
+    checkDevice,
+  });
   return { job: await (await jobs.load()).start(order) };
 }
 

@@ -7,6 +7,7 @@ import { XenblkError } from "../errors.ts";
 import type { LazyJobs } from "../jobs/door.ts";
 import type { Disk } from "../storage/disk.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { deviceCheck } from "./device_check.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, readParams, TEXT, whole, word } from "./params.ts";
 import { inDaemon } from "./visiting.ts";
@@ -34,9 +35,10 @@ export function jobMethods(process: ControlledProcess): Handlers {
       const { device, ...wanted } = readParams("backup", BACKUP, params, ["device", "target"]);
       addressOf(process.service, device);
       const { startBackup } = await import("../backup/start.ts");
+      const checkDevice = deviceCheck(process.platform, `the backup of ${device}`);
       return await inDaemon(process, device, `back up ${device}`, async () => {
         const { disk, jobs } = diskOf(process, device);
-        return { job: await startBackup(await jobs.load(), { device, disk, ...wanted }) };
+        return { job: await startBackup(await jobs.load(), { device, disk, ...wanted, checkDevice }) };
       });
     },
     jobCancel: async (params) => {

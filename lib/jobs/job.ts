@@ -45,6 +45,11 @@ export interface JobOrder<D> {
   /** For the end of the job, perhaps in a later process: plain data, written to a file. */
   readonly details: D;
   /**
+   * Makes what the job needs beside its daemon, and what {@linkcode JobKind.end} removes. What it rejects with is the order's
+   * error. Absent: nothing.
+   */
+  prepare?(): Promise<void>;
+  /**
    * Starts the daemon's job of that name, in turn with all else about the guest's disks: with `auto-dismiss` false, so
    * that its end is not missed. What it rejects with is the order's error, after {@linkcode JobKind.end}.
    */

@@ -123,7 +123,7 @@ export class Jobs implements AsyncDisposable {
    * nothing is then left of it.
    */
   async start<D>(order: JobOrder<D>): Promise<JobReport> {
-    const { kind, device, daemon, target, note, details } = order;
+    const { kind, device, target, note } = order;
     const id = `${device.replaceAll("/", "-")}-${kind}`;
     const others = [...this.#live.values()].map(({ record }) => record.report);
     const other = others.find((report) => report.device === device);
@@ -142,19 +142,7 @@ export class Jobs implements AsyncDisposable {
         totalBytes: 0,
         started: new Date().toISOString(),
       };
-      const record = await daemon.run(async (monitor) => {
-        const { pid } = monitor;
-        const process = await identify(pid) ?? { pid, startTime: "", bootId: "" };
-        const record = { version: 1, report, name: `${daemon.prefix}${kind}`, process, details } as const;
-        await this.#records.write(record);
-        try {
-          await order.begin(monitor, record.name);
-        } catch (error) {
-          // One that does not answer may have begun: the looks find out.
-          if (!(error instanceof QmpSilentError)) throw await this.#undone(record, error);
-        }
-        return record;
-      });
+      const record = await this.#begin(order, report);
       const job = this.#add(record, true);
       if (order.follow !== undefined) job.following = order.follow().catch(() => {}); // the job's end says it
       this.#options.logger.info(`${device}: ${kind}${toward(report)} has begun`);
@@ -224,9 +212,38 @@ export class Jobs implements AsyncDisposable {
     return job;
   }
 
+  /** The record is there before anything is made: a later process learns by it what there may be to remove. */
+  async #begin<D>(order: JobOrder<D>, report: JobReport): Promise<JobRecord> {
+    const { daemon } = order;
+    let record: JobRecord | undefined;
+    try {
+      if (order.prepare !== undefined) {
+        record = await daemon.run(({ pid }) => this.#announce(order, report, pid));
+        await order.prepare();
+      }
+      return await daemon.run(async (monitor) => {
+        record = await this.#announce(order, report, monitor.pid);
+        await order.begin(monitor, record.name);
+        return record;
+      });
+    } catch (error) {
+      if (record === undefined) throw error;
+      // One that does not answer may have begun: the looks find out.
+      if (error instanceof QmpSilentError) return record;
+      throw await this.#undone(record, error);
+    }
+  }
+
+  async #announce<D>({ daemon, kind, details }: JobOrder<D>, report: JobReport, pid: number): Promise<JobRecord> {
+    const process = await identify(pid) ?? { pid, startTime: "", bootId: "" };
+    const record = { version: 1, report, name: `${daemon.prefix}${kind}`, process, details } as const;
+    await this.#records.write(record);
+    return record;
+  }
+
   /** What is left of a job that could not begin is removed; the error to throw. */
   async #undone({ report: { id, device, kind }, details }: JobRecord, error: unknown): Promise<unknown> {
-    // The daemon is in the middle of this call: what is added to it is removed by `begin` itself.
+    // What is added to the daemon is removed by `begin` itself.
     await this.#end(kind, { device, details, error: errorText(error) }).catch(() => {}); // it says the same
     await this.#records.remove(id);
     this.#past.delete(id);

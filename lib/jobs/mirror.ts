@@ -5,6 +5,7 @@
  */
 
 import { errorText, XenblkError } from "../errors.ts";
+import { lookWithin } from "../path_lookup.ts";
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { activeImage } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
@@ -56,13 +57,15 @@ export interface MirrorRequest extends Omit<MirrorDetails, "files"> {
   readonly rings: number;
   /** What may be named, as in DiskRequest. */
   readonly allowImages: readonly string[];
+  /** Rejects with {@linkcode XenblkError} if somebody uses the block device of that path. */
+  readonly checkDevice: (path: string) => Promise<void>;
   /** The most that is copied in a second, beside what the guest writes. Absent: as much as both images take. */
   readonly bytesPerSecond?: number;
 }
 
 /** A mirror to start. Rejects with {@linkcode XenblkError} if its target cannot be one. */
 export async function orderMirror(
-  { device, daemon, rings, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
+  { device, daemon, rings, params, timeoutMs, allowImages, checkDevice, bytesPerSecond = 0 }: MirrorRequest,
 ): Promise<JobOrder<MirrorDetails>> {
   const label = `image ${withoutPasswords(params)}`;
   const name = imageName(await parseParams(params));
@@ -79,6 +82,10 @@ export async function orderMirror(
     home: undefined,
   });
   if (plan.fragile && rings > 1) throw tooManyRings(label, rings);
+  for (const { path, writable } of plan.files) {
+    const isDevice = writable && (await lookWithin(path, () => Deno.stat(path).catch(() => undefined)))?.isBlockDevice;
+    if (isDevice) await checkDevice(path);
+  }
   const files = plan.files.map(({ path }) => path);
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
@@ -90,10 +97,15 @@ export async function orderMirror(
       for (const node of nodes) await execute("blockdev-add", node);
       const [have, need] = [await nodeSize(execute, graph.top), await nodeSize(execute, daemon.top)];
       if (have < need) throw tooSmall(label, have, need);
+      const target = have === need ? graph.top : `${daemon.prefix}mirror-part`;
+      // QEMU wants a target that is as large as the disk: of a larger one, the first part.
+      if (have > need) {
+        await execute("blockdev-add", { "node-name": target, driver: "raw", file: graph.top, size: need });
+      }
       await execute("blockdev-mirror", {
         "job-id": name,
         device: daemon.top,
-        target: graph.top,
+        target,
         sync: "full",
         speed: bytesPerSecond,
         "copy-mode": "write-blocking",

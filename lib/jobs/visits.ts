@@ -11,7 +11,7 @@ import type { Logger } from "../log.ts";
 
 /** The waits before a disk that could not leave is tried again. */
 const FIRST_WAIT_MS = 1_000;
-const LONGEST_WAIT_MS = 60_000;
+const LONGEST_WAIT_MS = 300_000;
 
 /** A disk whose image is open. */
 export interface VisitedDisk {
@@ -158,6 +158,7 @@ export class Visits implements AsyncDisposable {
   async #enter(device: string, why: string, known: Known): Promise<Pause | undefined> {
     const { disks, logger } = this.#options;
     known.waitMs = FIRST_WAIT_MS;
+    known.waiting = false;
     known.left = known.trouble = undefined;
     const disk = disks.look(device);
     if (disk === undefined || disk.inDaemon) return undefined;

@@ -147,7 +147,7 @@ Deno.test("a disk that cannot leave is tried again, less and less often, and say
   const visit = await visits.enter(DEVICE, "back it up");
   played.refusal = "another file is there";
   visit[Symbol.dispose]();
-  for (let attempt = 0; attempt < 8; attempt++) {
+  for (let attempt = 0; attempt < 10; attempt++) {
     await turn();
     visits.check(DEVICE); // does not come in between
     await turn();
@@ -155,7 +155,7 @@ Deno.test("a disk that cannot leave is tried again, less and less often, and say
     played.pass();
   }
   await turn();
-  assertEquals(waits, [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]);
+  assertEquals(waits, [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 256_000, 300_000, 300_000]);
   assertEquals(await visits.settled(DEVICE), { visits: true, trouble: "another file is there; wait" });
   assertEquals(played.lines.filter((line) => /stays in its storage daemon for now: another file/.test(line)).length, 1);
   played.refusal = undefined;

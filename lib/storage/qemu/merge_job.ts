@@ -7,6 +7,7 @@ import { errorText, XenblkError } from "../../errors.ts";
 import type { DaemonMonitor, DiskDaemon } from "../disk.ts";
 import { directoryOf, fileOf, type OverlayNote, readNote, writeNote } from "../image/overlay_note.ts";
 import { commitJob, findJob, type QemuJob } from "./commit_job.ts";
+import { explainQmpError } from "./explain.ts";
 import { checkNotViewed } from "./instant.ts";
 import type { ChainLink } from "./overlay_chain.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
@@ -71,9 +72,9 @@ export class MergeJob {
         ...more,
       });
     } catch (error) {
-      // It has written nothing.
-      if (error instanceof QmpError) { for (const [directory, note] of notes) await writeNote(directory, note); }
-      throw error;
+      if (!(error instanceof QmpError)) throw error;
+      for (const [directory, note] of notes) await writeNote(directory, note); // it has written nothing
+      throw explainQmpError(`snapshots of ${name} into ${links.at(-1)!.base}`, error);
     }
   }
 

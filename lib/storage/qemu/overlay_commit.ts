@@ -38,7 +38,7 @@ export type CommitStep = typeof COMMIT_STEPS[number];
  */
 export async function planMerge({ daemon, name }: SnapshotDisk, options: CommitOptions): Promise<Merge> {
   const disk = { daemon, name };
-  await settleDeletions(disk);
+  await settleDeletions(daemon);
   return new Merge(disk, await linksToMerge(disk, options.snapshot), options);
 }
 

@@ -28,6 +28,7 @@ import type { BlockNode } from "./graph.ts";
 import { nodeSize } from "./graph_steps.ts";
 import type { Execute } from "./removal.ts";
 import { chainBelow, MOST_OVERLAYS } from "./overlay_chain.ts";
+import { settleDeletions } from "./overlay_settle.ts";
 import { type AioModes, modesAfter, withModes } from "./plan.ts";
 import { qemuImgError, runQemuImg } from "./qemu_img.ts";
 import { QmpError } from "./qmp.ts";
@@ -99,7 +100,10 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
   checkName(snapshot);
   const overlays: Overlay[] = [];
   // What a daemon says of its disk now: it is asked once.
-  for (const { daemon, name } of disks) overlays.push(await overlayFor({ daemon, name }, snapshot));
+  for (const { daemon, name } of disks) {
+    await settleDeletions(daemon);
+    overlays.push(await overlayFor({ daemon, name }, snapshot));
+  }
   await at("make");
   const made: Overlay[] = [];
   try {

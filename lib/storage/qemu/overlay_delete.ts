@@ -77,7 +77,7 @@ export interface PlannedMerge {
 export async function planDeletion({ daemon, name }: SnapshotDisk, options: DeleteOptions): Promise<PlannedMerge> {
   const { at: _at, ...merge } = options;
   const disk = { daemon, name };
-  await settleDeletions(disk);
+  await settleDeletions(daemon);
   const { image } = daemon;
   const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target), image.format);
   const link = options.snapshot === undefined && links.length > 0

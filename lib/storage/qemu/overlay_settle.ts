@@ -6,11 +6,10 @@
 
 import { XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
-import type { DaemonMonitor } from "../disk.ts";
+import type { ChainDaemon, DaemonMonitor } from "../disk.ts";
 import { isFile } from "../image/formats.ts";
 import { directoryOf, fileOf, readNote, realImagePath, syncPath, writeNote } from "../image/overlay_note.ts";
 import { chainBelow, type NotedLink } from "./overlay_chain.ts";
-import type { SnapshotDisk } from "./overlay_create.ts";
 
 /** Three images by their paths: the base has all that `merged` held, and the overlay names the base. */
 export interface MergedImage {
@@ -20,7 +19,7 @@ export interface MergedImage {
 }
 
 /** Takes the last steps of deletions that were not completed. Rejects with {@linkcode XenblkError} if it cannot. */
-export async function settleDeletions({ daemon }: Pick<SnapshotDisk, "daemon">): Promise<void> {
+export async function settleDeletions(daemon: ChainDaemon): Promise<void> {
   const { image, layers } = daemon;
   if (image === undefined || !isFile(image)) return;
   const top = await realImagePath(image.target);
@@ -61,7 +60,7 @@ export async function settleDeletion({ base, merged, overlay }: MergedImage): Pr
 /** A daemon died while it was to write the header, and the next one has passed the image over since. */
 async function settleHeader(
   { execute, allow }: DaemonMonitor,
-  { top, layers }: SnapshotDisk["daemon"],
+  { top, layers }: ChainDaemon,
   images: MergedImage,
 ): Promise<void> {
   const { base, overlay } = images;

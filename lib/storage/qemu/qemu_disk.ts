@@ -306,6 +306,6 @@ function nbdGrows(name: string): XenblkError {
 
 function qedGrows(name: string): XenblkError {
   return new XenblkError(`Cannot resize ${name}: QEMU 7.2 ends when a qed image grows under load`, {
-    remedy: "detach the disk, then use `qemu-img resize`, or convert the image to qcow2",
+    remedy: "move the disk to a larger image of any format (`xenblk mirror`), or detach it and use `qemu-img resize`",
   });
 }

@@ -193,6 +193,26 @@ daemonTest("after the kill of our process the next one follows the job to its en
   assertEquals((await third.open()).reports().map(({ id, state }) => [id, state]), [[ID, "completed"]]);
 });
 
+daemonTest("what a killed process was making for a job is removed by the next one", async () => {
+  await using copies = new Copies();
+  const first = copies.rig.daemons();
+  const disk = await copies.disk(51712, first);
+  const { jobs } = await copies.process([DISK, disk]);
+  const making = Promise.withResolvers<void>();
+  const prepare = async (): Promise<void> => {
+    making.resolve();
+    await new Promise(() => {});
+  };
+  void jobs.start({ ...copy(disk), prepare });
+  await making.promise;
+  copies.processes.pop()!.kill();
+  await copies.rig.end(first);
+  await using again = await copies.disk();
+  const second = await copies.process([DISK, again]);
+  assertEquals((await second.over(ID)).state, "failed");
+  assertEquals(copies.ends.map(({ device, details }) => [device, details]), [[DISK, "a detail"]]);
+});
+
 daemonTest("after the end of our process and of the daemon, the next process tells that the job failed", async () => {
   await using copies = new Copies();
   const first = copies.rig.daemons();

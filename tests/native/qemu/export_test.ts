@@ -227,7 +227,15 @@ daemonTest(
     );
     const to = `${rig.folder}/to.qcow2`;
     await command("qemu-img", "create", "-q", "-f", "qcow2", to, `${SIZE}`);
-    const order = { rings: 1, device: "vbd3/5/1", daemon, params: `qcow2:${to}`, timeoutMs: 1000, allowImages: [] };
+    const order = {
+      rings: 1,
+      checkDevice: () => Promise.resolve(),
+      device: "vbd3/5/1",
+      daemon,
+      params: `qcow2:${to}`,
+      timeoutMs: 1000,
+      allowImages: [],
+    };
     const { begin } = await orderMirror(order);
     assertMatch(
       await rejection(daemon.run((monitor) => begin(monitor, "job"))),

@@ -139,29 +139,47 @@ export class ImageServer implements AsyncDisposable {
   }
 }
 
+/** Host B, the image there with its server, and a folder for all. */
+export class ArrivalStage implements AsyncDisposable {
+  private constructor(
+    readonly to: Host,
+    readonly server: ImageServer,
+    readonly folder: string,
+    readonly owned: AsyncDisposableStack,
+  ) {}
+
+  static async open(format: string): Promise<ArrivalStage> {
+    await using undo = new AsyncDisposableStack();
+    const { path } = undo.use(new DiskFolder());
+    Deno.mkdirSync(`${path}/b`);
+    const server = undo.use(new ImageServer(`${path}/b`, format));
+    await qemuImg("create", "-q", "-f", format, server.image, "64M");
+    return new ArrivalStage(undo.use(await Host.start()), server, path, undo.move());
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.owned.disposeAsync();
+  }
+}
+
 /** Host A with the guest and its qcow2, and host B with an image that is to take it. */
 export class MigrationStage implements AsyncDisposable {
   private constructor(
     readonly from: Host,
-    readonly to: Host,
-    readonly server: ImageServer,
     /** On host A. */
     readonly image: string,
-    readonly folder: string,
+    readonly arrival: ArrivalStage,
     readonly owned: AsyncDisposableStack,
   ) {}
 
   static async open(format: string): Promise<MigrationStage> {
     await using undo = new AsyncDisposableStack();
-    const { path } = undo.use(new DiskFolder());
-    const [one, two] = [`${path}/a`, `${path}/b`];
-    for (const folder of [one, two]) Deno.mkdirSync(folder);
-    const server = undo.use(new ImageServer(two, format));
-    await qemuImg("create", "-q", "-f", "qcow2", `${one}/web.qcow2`, "64M");
-    await qemuImg("create", "-q", "-f", format, server.image, "64M");
-    const [from, to] = [undo.use(await Host.start()), undo.use(await Host.start())];
-    await from.attach(`qcow2:${one}/web.qcow2`);
-    return new MigrationStage(from, to, server, `qcow2:${one}/web.qcow2`, path, undo.move());
+    const arrival = undo.use(await ArrivalStage.open(format));
+    const image = `${arrival.folder}/web.qcow2`;
+    await qemuImg("create", "-q", "-f", "qcow2", image, "64M");
+    const from = undo.use(await Host.start());
+    await from.attach(`qcow2:${image}`);
+    return new MigrationStage(from, `qcow2:${image}`, arrival, undo.move());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

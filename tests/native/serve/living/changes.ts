@@ -16,6 +16,8 @@ const SPEED = "24M";
 const CALL = { timeoutMs: 60_000 };
 /** Snapshots on one another before they are merged. */
 const LONGEST_CHAIN = 4;
+/** Before one of them is deleted. */
+const SNAPSHOTS = 3;
 
 /** `xenblk mirror` to a new qcow2 image. */
 export class MirrorWork extends Work {
@@ -78,6 +80,11 @@ abstract class ChainWork extends Work {
     return this.scene.ask((client) => client.call("snapshots", { device: this.scene.label }, CALL));
   }
 
+  /** The newest first. */
+  protected async names(): Promise<string[]> {
+    return (await this.snapshots()).snapshots.map(({ snapshot }) => snapshot);
+  }
+
   /** Those that are there are files of the folder, and no other is an overlay. */
   protected async assertFiles({ image, snapshots }: SnapshotChain): Promise<void> {
     assertEquals(await this.scene.params(), image);
@@ -105,16 +112,12 @@ export class SnapshotWork extends ChainWork {
 
   protected override async order({ number }: Point): Promise<readonly string[]> {
     if ((await this.snapshots()).snapshots.length >= LONGEST_CHAIN) await this.merge();
-    this.#before = await this.#names();
+    this.#before = await this.names();
     return ["snapshot", "create", `${GUEST}`, "xvda", "--name", `p${number}`];
   }
 
-  async #names(): Promise<readonly string[]> {
-    return (await this.snapshots()).snapshots.map(({ snapshot }) => snapshot);
-  }
-
   override async check(outcome: Outcome): Promise<string> {
-    const now = await this.#names();
+    const now = await this.names();
     const name = `p${outcome.point.number}`;
     const isDone = now[0] === name;
     assertEquals(now, isDone ? [name, ...this.#before] : this.#before);
@@ -126,7 +129,7 @@ export class SnapshotWork extends ChainWork {
   }
 
   override async finish(): Promise<void> {
-    if ((await this.#names()).length > 0) await this.merge();
+    if ((await this.names()).length > 0) await this.merge();
     await super.finish();
   }
 }
@@ -160,5 +163,39 @@ export class CommitWork extends ChainWork {
     await this.content();
     await this.assertFiles(now);
     return told;
+  }
+}
+
+/** `xenblk snapshot delete` of one that is not the newest. */
+export class DeleteWork extends ChainWork {
+  override readonly kind = "commit";
+  #before: readonly string[] = [];
+  #gone = "";
+  /** Snapshots that were taken for this; their names are not used again. */
+  #taken = 0;
+
+  protected override async order({ number }: Point): Promise<readonly string[]> {
+    for (let count = (await this.names()).length; count < SNAPSHOTS; count++) {
+      const order = { devices: [this.scene.label], snapshot: `p${number}${++this.#taken}` };
+      await this.scene.ask((client) => client.call("snapshotCreate", order, CALL));
+      await this.scene.goesOn();
+    }
+    this.#before = await this.names();
+    this.#gone = this.#before[1 + number % (SNAPSHOTS - 1)]!;
+    return ["snapshot", "delete", `${GUEST}`, "xvda", this.#gone, "--rate", SPEED];
+  }
+
+  override async check(outcome: Outcome): Promise<string> {
+    const now = await this.names();
+    const isDone = !now.includes(this.#gone);
+    assertEquals(now, this.#before.filter((name) => !isDone || name !== this.#gone));
+    const told = this.assertTold(outcome, isDone);
+    await this.content();
+    return told;
+  }
+
+  override async finish(): Promise<void> {
+    await this.merge();
+    await super.finish();
   }
 }

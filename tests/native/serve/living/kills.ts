@@ -8,14 +8,14 @@ import { Random } from "../../../../lib/guest/random.ts";
 import { qemuImg } from "../../qemu_img.ts";
 import { FormatStage } from "../format_stage.ts";
 import { SwapStage } from "../swap_stage.ts";
-import { CommitWork, MirrorWork, SnapshotWork, SwapWork } from "./changes.ts";
+import { CommitWork, DeleteWork, MirrorWork, SnapshotWork, SwapWork } from "./changes.ts";
 import { BackupWork, ExportWork } from "./copies.ts";
 import { DiscWork, openDrive } from "./discs.ts";
 import { type Ending, Scene } from "./scene.ts";
 import type { Point, Work } from "./work.ts";
 
 /** The kinds of work, in the order in which they are done. */
-export const JOBS = ["backup", "mirror", "commit", "snapshot", "export", "swap", "disc"] as const;
+export const JOBS = ["backup", "mirror", "commit", "snapshot", "delete", "export", "swap", "disc"] as const;
 export type JobName = typeof JOBS[number];
 
 const ENDINGS: readonly Ending[] = ["daemon", "serve", "both"];
@@ -53,6 +53,7 @@ const KINDS: Readonly<Record<JobName, Kind>> = {
   mirror: { usualMs: 2000, open: openDisk, work: (scene) => new MirrorWork(scene) },
   commit: { usualMs: 1000, open: openDisk, work: (scene) => new CommitWork(scene) },
   snapshot: { usualMs: 200, open: openDisk, work: (scene) => new SnapshotWork(scene) },
+  delete: { usualMs: 1000, open: openDisk, work: (scene) => new DeleteWork(scene) },
   export: { usualMs: 600, open: openDisk, work: (scene) => new ExportWork(scene) },
   swap: { usualMs: 300, open: openSwaps, work: swapWork },
   disc: { usualMs: 300, open: openDrive, work: (scene) => new DiscWork(scene) },

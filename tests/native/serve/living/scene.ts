@@ -128,7 +128,11 @@ export class Scene implements AsyncDisposable {
   }
 
   async killDaemons(): Promise<void> {
-    for (const pid of await daemonsOf(this.stage.xen)) Deno.kill(pid, "SIGKILL");
+    for (const pid of await daemonsOf(this.stage.xen)) {
+      try {
+        Deno.kill(pid, "SIGKILL");
+      } catch { /* it has ended meanwhile */ }
+    }
   }
 
   async goesOn(): Promise<void> {

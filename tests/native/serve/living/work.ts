@@ -9,6 +9,9 @@ import { assertSound } from "../format_stage.ts";
 import type { Ending, Scene } from "./scene.ts";
 import type { VerbEnd } from "./verb_process.ts";
 
+/** Requests in flight: the processors have other work, too. */
+const DEPTH = 8;
+
 /** A moment at which somebody is killed. */
 export interface Point {
   readonly number: number;
@@ -41,7 +44,7 @@ export abstract class Work {
   /** The guest's load at a point. */
   load({ half }: Point): Partial<LoadSpec> {
     const sectors = this.scene.sectors / 2;
-    return { area: { firstSector: half * sectors, sectors } };
+    return { depth: DEPTH, area: { firstSector: half * sectors, sectors } };
   }
 
   /** Begins the work, which has ended when the result's promise resolves. */
