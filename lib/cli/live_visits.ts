@@ -73,7 +73,7 @@ function disksOf(service: Service, jobs: LazyJobs): VisitDisks {
     hasJob: (device) => jobs.active(device).length > 0,
     move: async (device, toDaemon) => {
       const report = reportOf(device);
-      if (report === undefined) throw new XenblkError(`Cannot find ${device}: it is gone`, { kind: "not-found" });
+      if (report === undefined) throw isGone(device);
       return await move(service, report.backendPath, device, toDaemon);
     },
   };
@@ -93,7 +93,9 @@ async function move(service: Service, path: string, device: string, toDaemon: bo
   const files = toDaemon && disk !== undefined ? await realFiles(disk) : [];
   const preparing = prepareDaemon?.(owner, files);
   await using _running = toDaemon ? await preparing : await preparing?.catch(() => undefined);
-  const { pausedMs = 0 } = await devices.find(address)!.exchange({ daemon: toDaemon, timeoutMs: MOVE_MS });
+  const present = devices.find(address);
+  if (present === undefined) throw isGone(device);
+  const { pausedMs = 0 } = await present.exchange({ daemon: toDaemon, timeoutMs: MOVE_MS });
   return { pausedMs };
 }
 
@@ -101,4 +103,8 @@ async function move(service: Service, path: string, device: string, toDaemon: bo
 async function realFiles(disk: Disk): Promise<DiskFile[]> {
   const real = (path: string): Promise<string> => absolutePath(path).catch(() => path);
   return await Promise.all(filesOf(disk).map(async (file) => ({ ...file, path: await real(file.path) })));
+}
+
+function isGone(device: string): XenblkError {
+  return new XenblkError(`Cannot find ${device}: it is gone`, { kind: "not-found" });
 }
