@@ -55,7 +55,11 @@ nativeTest("a raw disk enters its daemon for each kind of work and leaves it aft
   await stage.outside(backend);
   await assertProgress(disk, 200);
 
-  const exported = await stage.call(backend, "export", { stays: true, scratchDirectory: folder });
+  const exporting = stage.call(backend, "export", { stays: true, scratchDirectory: folder });
+  while (await stage.node("in-daemon") === "") await new Promise((resolve) => setTimeout(resolve, 5));
+  const early = stage.call(backend, "swap", { image: `raw:${image}` }); // it has entered, and its export begins
+  await assertRejects(() => early, XenblkError, "its storage daemon is asked to export");
+  const exported = await exporting;
   assert(exported.entered !== undefined, "it has entered anew");
   assertMatch(await stage.node("in-daemon"), /^\d+:\d+$/);
   await assertProgress(disk, 200);
