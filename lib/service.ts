@@ -17,6 +17,7 @@ import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { journalDirectory } from "./journal_directory.ts";
+import type { DiskOwner } from "./storage/disk.ts";
 import { LazyDaemonDisks } from "./storage/lazy_daemon_disks.ts";
 import { chooseFilters } from "./storage/filter/spec.ts";
 import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "./storage/plugin/settings.ts";
@@ -109,6 +110,11 @@ export interface Service {
    */
   silentMs(): number;
   /**
+   * Has the storage daemon running that would serve the owner's disk, until the result is disposed; then it ends unless it
+   * has a disk. Rejects with {@linkcode XenblkError}. Absent: this host has no storage daemons.
+   */
+  readonly prepareDaemon?: (owner: DiskOwner) => Promise<AsyncDisposable>;
+  /**
    * Finishes what is in flight and ends all threads. All devices are closed at the same time, and each is released as
    * soon as it is done. An image that is being opened is closed, too, if it opens within a second from when that began,
    * or ten if the devices are detached. A device is given up after 20 s (if the devices are detached, in addition to
@@ -128,13 +134,15 @@ export interface RunningService {
   readonly images: ReadonlySet<AsyncDisposable>;
 }
 
+type Preparing = Pick<Service, "prepareDaemon">;
+
 /** Nothing: this host has no storage daemons. */
 function daemonDisks(
   { platform, daemonPerDisk, daemonUser, writeLog = true }: ServiceOptions,
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
-): Pick<OpenContext, "openByDaemon" | "endDaemonDisk"> & Pick<BackendKindOptions, "endLeftovers"> {
+): Pick<OpenContext, "openByDaemon" | "endDaemonDisk"> & Pick<BackendKindOptions, "endLeftovers"> & Preparing {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
   const disks = undo.use(
@@ -151,6 +159,7 @@ function daemonDisks(
   );
   return {
     openByDaemon: (request) => disks.open(request),
+    prepareDaemon: (owner) => disks.prepare(owner),
     endDaemonDisk: (owner) => disks.discard(owner),
     endLeftovers: (isGone) => disks.endLeftovers(isGone),
   };
@@ -175,15 +184,18 @@ function diskOpener(
   { pool, images, journals }: { pool: IoPool; images: Set<AsyncDisposable>; journals: JournalStore },
   undo: AsyncDisposableStack,
   logger: Logger,
-): Pick<BackendKindOptions, "openDisk" | "endLeftovers"> {
+): { readonly opener: Pick<BackendKindOptions, "openDisk" | "endLeftovers">; readonly preparing: Preparing } {
   const warn = (message: string): void => logger.warning(message);
   const { files } = options.platform;
-  const { endLeftovers, ...daemons } = daemonDisks(options, journals, undo, warn);
+  const { endLeftovers, prepareDaemon, ...daemons } = daemonDisks(options, journals, undo, warn);
   const native = files === undefined ? {} : { native: files };
   const context = { pool, warn, images, ...native, ...daemons, ...startPlugins(options, logger) };
   return {
-    openDisk: (request) => openDisk(request, context),
-    ...(endLeftovers === undefined ? {} : { endLeftovers }),
+    opener: {
+      openDisk: (request) => openDisk(request, context),
+      ...(endLeftovers === undefined ? {} : { endLeftovers }),
+    },
+    preparing: prepareDaemon === undefined ? {} : { prepareDaemon },
   };
 }
 
@@ -224,7 +236,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   );
   const journals = options.journals ?? platform.journals;
   const images = new Set<AsyncDisposable>();
-  const opener = diskOpener(options, { pool, images, journals }, undo, logger);
+  const { opener, preparing } = diskOpener(options, { pool, images, journals }, undo, logger);
   options.signal?.throwIfAborted(); // nothing is connected then
   const disks = undo.use(new DisksInUse());
   const devices = new BackendKind({
@@ -253,7 +265,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const threads = undo.move();
   const close = closer(devices, threads, { clock, warn, graceMs: () => hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS });
   const silentMs = (): number => dataPlane.silentMs();
-  return { service: { devices, failed: failure.promise, silentMs, close }, threads, images };
+  return { service: { devices, failed: failure.promise, silentMs, ...preparing, close }, threads, images };
 }
 
 /**

@@ -88,10 +88,12 @@ export class HostLoop {
     for (let passes = 0;; passes++) {
       if (Atomics.load(header, WORD.asked) !== Atomics.load(header, WORD.answered) && await command()) return;
       const found = this.#pass();
-      if (found && passes < MOST_PASSES) continue;
-      passes = 0;
-      if (found) await new Promise((resolve) => setImmediate(resolve));
-      else await this.#sleep();
+      if (passes >= MOST_PASSES) {
+        await new Promise((resolve) => setImmediate(resolve));
+        passes = 0;
+      } else if (!found && await this.#sleep()) {
+        passes = 0;
+      }
     }
   }
 
@@ -100,10 +102,13 @@ export class HostLoop {
     while (this.#channels.some(({ inFlight }) => inFlight > 0)) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 
-  async #sleep(): Promise<void> {
+  /** Until there is work. False: there was some at once, and the event loop had no turn. */
+  async #sleep(): Promise<boolean> {
     Atomics.store(this.#header, WORD.asleep, 1);
-    if (!this.#hasWork()) await this.#parts.system.sleep();
+    const sleeps = !this.#hasWork();
+    if (sleeps) await this.#parts.system.sleep();
     Atomics.store(this.#header, WORD.asleep, 0);
+    return sleeps;
   }
 
   #hasWork(): boolean {

@@ -4,6 +4,7 @@
 
 import { XenblkError } from "../errors.ts";
 import type { ReadNode } from "../xenbus/negotiate.ts";
+import { IN_DAEMON_NODE } from "./named_image.ts";
 
 /** What a CD-ROM drive without a disc opens in place of an image. */
 export const NO_DISC = { format: "null", target: "0" } as const;
@@ -28,6 +29,11 @@ export interface DeviceDescription {
   readonly directIoSafe: boolean;
   /** The node `discard-enable` does not say 0. */
   readonly discardEnable: boolean;
+  /**
+   * The storage daemon has the image for a while: the file or block device, as in_daemon.ts writes it. Absent: it is served
+   * as the settings say.
+   */
+  readonly inDaemon?: string;
   /** The guest's UUID, as far as it is known. */
   readonly guestUuid?: string;
 }
@@ -42,6 +48,7 @@ export const DESCRIPTION_NODES: readonly string[] = [
   "removable",
   "direct-io-safe",
   "discard-enable",
+  IN_DAEMON_NODE,
 ];
 
 /**
@@ -63,6 +70,7 @@ export function describe(path: string, read: ReadNode, image: string | undefined
       remedy: "attach it with an image, or with devtype=cdrom as an empty drive",
     });
   }
+  const inDaemon = read(IN_DAEMON_NODE);
   return {
     params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
     readOnly: !required("mode").includes("w"),
@@ -73,5 +81,6 @@ export function describe(path: string, read: ReadNode, image: string | undefined
     removable: read("removable") === "1",
     directIoSafe: read("direct-io-safe") === "1",
     discardEnable: read("discard-enable") !== "0",
+    ...(inDaemon === undefined ? {} : { inDaemon }),
   };
 }

@@ -62,7 +62,7 @@ export class BackendDevice {
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
   /** What is in front of its image, what {@linkcode change} changes, and its image. */
-  readonly held: Pick<DeviceResources, "filters" | "live" | "image">;
+  readonly held: Pick<DeviceResources, "filters" | "live" | "image" | "rings">;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
@@ -249,6 +249,11 @@ export class BackendDevice {
     const inFlight = connected ? this.#resources.counters.inFlight : 0;
     const name = image === undefined ? "its image" : image.disk.description;
     if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
+  }
+
+  /** See {@linkcode ExchangingDevice}. */
+  get isExchanging(): boolean {
+    return this.#exchanges.isBusy;
   }
 
   /** Gives the disk another image under its guest; see exchange.ts. Rejects with XenblkError if it keeps the old one. */

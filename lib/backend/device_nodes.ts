@@ -35,7 +35,7 @@ import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./descripti
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { guestName, hiddenNode, isHidden, unlessError, unlessHidden } from "./guest_nodes.ts";
 import { NONCE_NODE } from "./journals.ts";
-import { type NamedImage, writeImageName } from "./named_image.ts";
+import { type NamedImage, renameImage, writeImageName } from "./named_image.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device reads. */
 export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
@@ -344,11 +344,8 @@ export class DeviceNodes {
   }
 
   /** Names the image `but` if the nodes name the other one. */
-  renameImage(not: string, but: string): void {
-    this.#fromState(undefined, [], (transaction) => {
-      const path = `${this.#path}/params`;
-      if (transaction.read(path) === not) transaction.write(path, but);
-    });
+  renameImage(not: NamedImage, but: NamedImage): void {
+    this.#fromState(undefined, [], (transaction) => renameImage(transaction, this.#path, not, but));
   }
 
   /** Asks for the device's removal as a toolstack does. */

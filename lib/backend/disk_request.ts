@@ -7,7 +7,7 @@ import { XenblkError } from "../errors.ts";
 import { ENOENT } from "../errno.ts";
 import type { Disk, DiskOwner, DiskRequest } from "../storage/disk.ts";
 import { errnoOf } from "../storage/errno.ts";
-import { isFile } from "../storage/image/formats.ts";
+import { enginesFor, isFile } from "../storage/image/formats.ts";
 import { imageName, imageText, parseParams } from "../storage/image/spec.ts";
 import { literalPattern } from "../storage/qemu/allow.ts";
 import type { DeviceFilters } from "./device_filters.ts";
@@ -39,9 +39,10 @@ async function openImage(
   owner: DiskOwner,
   openDisk: (request: DiskRequest) => Promise<Disk>,
 ): Promise<Disk> {
-  const { shared, directIoSafe, guestUuid } = description;
-  const { engine, cache, image: chosen } = settings;
+  const { shared, directIoSafe, guestUuid, inDaemon } = description;
+  const { cache, image: chosen } = settings;
   const image = imageName(await parseParams(description.params));
+  const engine = inDaemon !== undefined && enginesFor(image).includes("qemu") ? "qemu" : settings.engine;
   // The operator vouches for an image that the command line names.
   const allowImages = [...settings.allowImages, ...(chosen === undefined ? [] : [literalPattern(imageText(image))])];
   const opening = openDisk({

@@ -4,7 +4,8 @@
  * names that in xenstore; and the rings go on. That transaction is the commit: whoever serves the disk after a crash finds
  * the old image, flushed and with all answered requests, before it, and the new one after it. No request is in flight then,
  * so no journal holds one. Whatever fails before the commit leads back to the old image. Where both images cannot be open
- * at a time, the old one is closed, and the new one opened, while the rings wait.
+ * at a time, the old one is closed, and the new one opened, while the rings wait: also if whoever serves the old one has the
+ * new one locked, and lets go of it once the old one is closed.
  */
 
 import { unlessAborted } from "../abort.ts";
@@ -13,12 +14,23 @@ import type { QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Disk } from "../storage/disk.ts";
 import type { AllLimits } from "../storage/filter/limits.ts";
+import { ImageBusyError } from "../storage/image/lock.ts";
 import { isLockRefusal } from "../storage/qemu/explain.ts";
+import { workOn } from "../storage/qemu/instant.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { connectionOn, type DeviceParts } from "./connect.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
-import { canBothBeOpen, checkExchangeable, checkFits, lacks, physicalDevice } from "./exchange_rules.ts";
+import {
+  canBothBeOpen,
+  checkExchangeable,
+  checkFits,
+  checkHeader,
+  checkSameSize,
+  lacks,
+  physicalDevice,
+} from "./exchange_rules.ts";
+import { StayingFile } from "./in_daemon.ts";
 import type { NamedImage } from "./named_image.ts";
 import { refuseOtherGuest } from "./open_image.ts";
 import type { Connection, OpenImage, RingPlace } from "./resource_types.ts";
@@ -26,13 +38,19 @@ import { openedOf } from "./ring_spec.ts";
 
 /** A ring that has taken nothing lets go of its disk at once, unless its thread is busy. */
 const UNUSED_MS = 60_000;
+/** Between two attempts to open an image that others let go of. */
+const RETRY_MS = 20;
 
 /** What is asked for. */
 export interface ExchangeRequest {
-  /** The new value of the node `params`. */
-  readonly params: string;
+  /** The new value of the node `params`. Absent: the image stays, and `daemon` says who serves it from now on. */
+  readonly params?: string;
+  /** The guest's storage daemon, or not: then the engine of the settings. Only of an image that stays. */
+  readonly daemon?: boolean;
   /** How long opening the image may take, and then, once more, how long the guest's requests may wait. */
   readonly timeoutMs: number;
+  /** If others have the image locked, the present one is closed first, and then the lock is waited for. */
+  readonly releaseFirst?: boolean;
   /**
    * Called once nothing is in flight and the present image is flushed; only then the new one can be opened. Absent: it is
    * opened before.
@@ -42,6 +60,8 @@ export interface ExchangeRequest {
 
 /** A device whose image can be exchanged. */
 export interface ExchangingDevice {
+  /** One was asked for, and is not over. */
+  readonly isExchanging: boolean;
   /** Rejects with {@linkcode XenblkError}; the guest is then served as before. */
   exchange(request: ExchangeRequest): Promise<Exchanged>;
 }
@@ -62,11 +82,10 @@ export interface HeldDevice {
     /** Behind its filters. */
     readonly disk: Disk;
     /** What the toolstack says of it. */
-    readonly description: {
-      /** The node of that name. */
-      readonly params: string;
-    };
+    readonly description: Pick<DeviceDescription, "params" | "inDaemon" | "guestUuid">;
   } | undefined;
+  /** The open rings. */
+  readonly rings: readonly unknown[];
 }
 
 /** What became of it. */
@@ -92,15 +111,22 @@ export interface ExchangeContext {
   /** The process ends. */
   readonly signal: AbortSignal;
   /** Nobody knows whether the commit reached xenstored: the disk goes on with the old image. */
-  readonly doubt: () => void;
+  readonly doubt: (not: NamedImage, but: NamedImage) => void;
 }
 
 /** Carries it out. Rejects with {@linkcode XenblkError}; the old image then serves the guest. */
 export async function exchangeImage(request: ExchangeRequest, context: ExchangeContext): Promise<Exchanged> {
   const { device, nodes, seen } = context;
-  checkExchangeable(device, seen);
-  const description = nodes.describe(request.params);
-  if (description === undefined) throw new XenblkError("Cannot swap the image: the disk was removed");
+  checkExchangeable(device, seen, request);
+  const { params, daemon } = request;
+  const named = nodes.describe(params ?? device.settings.image);
+  if (named === undefined) throw new XenblkError("Cannot swap the image: the disk was removed");
+  const { inDaemon: _before, ...description } = named;
+  if (params === undefined) {
+    const file = await StayingFile.of(device.resources.image!);
+    const next = daemon === true ? { ...description, inDaemon: file.text } : description;
+    return await new Exchange(request, context, next, file).run();
+  }
   const exchange = new Exchange(request, context, description);
   return description.cdrom ? await exchange.changeDisc() : await exchange.run();
 }
@@ -118,26 +144,34 @@ class Exchange {
   readonly #description: DeviceDescription;
   readonly #old: OpenImage;
   readonly #connection: Connection;
+  /** Of an image that stays. */
+  readonly #file: StayingFile | undefined;
   #next: Candidate | undefined;
 
-  constructor(request: ExchangeRequest, context: ExchangeContext, description: DeviceDescription) {
+  constructor(request: ExchangeRequest, context: ExchangeContext, description: DeviceDescription, file?: StayingFile) {
     this.#request = request;
     this.#context = context;
     this.#description = description;
+    this.#file = file;
     this.#old = context.device.resources.image!;
     this.#connection = context.device.resources.connection!;
   }
 
   async run(): Promise<Exchanged> {
     const { device, clock } = this.#context;
-    const { finish } = this.#request;
+    const { finish, releaseFirst = false } = this.#request;
+    await this.#checkNoWork();
     const { engine } = device.settings;
-    const apart = finish === undefined && await canBothBeOpen(this.#old, this.#description, engine);
+    const isOther = finish === undefined && this.#file === undefined;
+    const apart = isOther && await canBothBeOpen(this.#old, this.#description, engine);
+    await this.#file?.check();
     const named = await this.#nameOf();
     try {
       const first = apart
         ? await this.#within("open the image", (signal) => this.#openUnlessLocked(signal))
         : undefined;
+      // The present image may be gone for good once it is closed.
+      if (!apart && releaseFirst) await checkHeader(this.#old, this.#description, device.settings);
       if (first !== undefined) this.#next = first;
       const beganMs = clock.now();
       await this.#within("exchange the image", (signal) => this.#whileRingsWait(named, signal));
@@ -154,17 +188,41 @@ class Exchange {
     }
   }
 
-  /** The disc is opened once, to see that it can be; the device then opens what the node names. */
+  /**
+   * The disc is opened once, to see that it can be; the device then opens what the node names. A daemon has one disc of the
+   * device at a time: then the present one is closed first, and whatever fails has the device open that again. The guest's
+   * requests wait meanwhile.
+   */
   async changeDisc(): Promise<Exchanged> {
-    const { device: { resources, log }, nodes, seen } = this.#context;
+    const { device: { resources, log, settings: { engine } }, nodes, seen } = this.#context;
+    await this.#checkNoWork();
     const named = await this.#nameOf();
-    const disk = await this.#within("open the disc", (signal) => this.#opened(signal));
+    const isAlone = this.#old.disk.daemon !== undefined && !await canBothBeOpen(this.#old, this.#description, engine);
+    if (isAlone) await resources.release();
+    const disk = await this.#within("open the disc", async (signal) => {
+      if (!isAlone) return await this.#opened(signal);
+      return (await unlessAborted(resources.openImage(this.#description), signal)).disk;
+    });
     const result = this.#result({ disk, description: this.#description });
-    await resources.dispose("close the disc", [disk]);
+    if (!isAlone) await resources.dispose("close the disc", [disk]);
     if (!nodes.nameImage(seen, named)) throw changedMeanwhile();
     log.info(`the drive changes from ${result.before} to ${result.now}`);
-    await resources.release();
+    if (!isAlone) await resources.release();
     return result;
+  }
+
+  /** Refuses what would end with the old image. What begins later is refused by those who start it. */
+  async #checkNoWork(): Promise<void> {
+    const { daemon } = this.#old.disk;
+    if (daemon === undefined || this.#request.finish !== undefined) return;
+    // One that does not answer has to let go of the disk: that says more.
+    const work = await daemon.run(({ execute }) => workOn(execute, daemon.prefix)).catch(() => undefined);
+    if (work === undefined) return;
+    throw new XenblkError(`Cannot swap the image of this disk: its ${work} is running`, {
+      remedy: work === "export"
+        ? "end it (`xenblk export DOMAIN VDEV --end`), or wait for its end"
+        : "wait for it (`xenblk job list`), or cancel it (`xenblk job cancel`)",
+    });
   }
 
   #result({ disk }: OpenImage): Exchanged {
@@ -173,9 +231,9 @@ class Exchange {
   }
 
   async #nameOf(): Promise<NamedImage> {
-    const { params } = this.#request;
+    const params = this.#request.params ?? this.#context.seen.params!;
     const physical = await physicalDevice(params);
-    return { params, ...(physical && { physical }) };
+    return { params, ...(physical && { physical }), inDaemon: this.#description.inDaemon };
   }
 
   /** Runs the step until it ends; its signal aborts when the time is over or the process ends. */
@@ -214,13 +272,32 @@ class Exchange {
     return await this.#orLate(this.#context.device.resources.openOther(this.#description), signal);
   }
 
-  /** Undefined: the daemon finds a file of the image locked. The lock may be ours, on the old image behind the new one. */
+  /**
+   * Undefined: the image is locked. Its lock may be ours, on the old image behind the new one; or its owner lets go of it once
+   * the old one is closed.
+   */
   async #openUnlessLocked(signal: AbortSignal): Promise<Candidate | undefined> {
     try {
       return await this.#open(signal);
     } catch (error) {
-      if (this.#old.disk.image !== undefined && isLockRefusal(error)) return undefined;
+      const isOurs = this.#old.disk.image !== undefined && isLockRefusal(error);
+      if (isOurs || this.#request.releaseFirst === true && isLocked(error)) return undefined;
       throw error;
+    }
+  }
+
+  /** Opens it as soon as it is not locked any more. Rejects with who has it when the time is over. */
+  async #openWhenFree(signal: AbortSignal): Promise<Candidate> {
+    for (let locked: unknown;;) {
+      try {
+        return await this.#open(signal);
+      } catch (error) {
+        if (signal.aborted) throw locked ?? error;
+        if (!isLocked(error)) throw error;
+        locked = stayedLocked(error);
+      }
+      await this.#context.clock.sleep(RETRY_MS, signal);
+      if (signal.aborted) throw locked;
     }
   }
 
@@ -232,7 +309,9 @@ class Exchange {
     const disk = undo.use(await this.#opened(signal));
     const image = { disk, description: this.#description };
     const offer = nodes.publishedOffer();
+    await this.#file?.check(disk);
     checkFits(this.#old, image, offer, frontend.queues.length);
+    if (this.#description.inDaemon !== undefined) checkSameSize(this.#old, image);
     await unlessAborted(refuseOtherGuest(device, image), signal);
     const lock = await this.#orLate(device.resources.lockOther(image, signal), signal);
     const lack = lacks(image, offer);
@@ -251,11 +330,13 @@ class Exchange {
         throw new XenblkError("Cannot exchange the image: the last flush of the old one failed");
       }
       await this.#request.finish?.(signal);
+      await this.#file?.check();
       if (this.#next === undefined) {
+        const { releaseFirst = false } = this.#request;
         // Where its own lock is all that is in the way, it stays open: it is the same file when it is locked again.
-        const image = this.#old.disk.image === undefined;
+        const image = releaseFirst || this.#old.disk.image === undefined;
         await resources.dispose(`${image ? "close" : "unlock"} the old image`, resources.take({ image }));
-        this.#next = await this.#open(signal);
+        this.#next = releaseFirst ? await this.#openWhenFree(signal) : await this.#open(signal);
       }
       const { image: { disk }, connection } = this.#next;
       rings = await this.#openRings({ disk, connection }, signal);
@@ -310,7 +391,8 @@ class Exchange {
     try {
       if (!nodes.nameImage(seen, named, sectors > before ? sectors : undefined)) throw changedMeanwhile();
     } catch (error) {
-      if (isDisconnection(error)) doubt();
+      const but = { params: seen.params!, inDaemon: this.#old.description.inDaemon };
+      if (isDisconnection(error)) doubt(named, but);
       throw error;
     }
   }
@@ -346,6 +428,18 @@ class Exchange {
     );
     await resources.closeRings();
   }
+}
+
+/** Whether others have the image, of whichever engine. */
+function isLocked(error: unknown): error is XenblkError {
+  return error instanceof ImageBusyError || isLockRefusal(error);
+}
+
+function stayedLocked(error: XenblkError): XenblkError {
+  return new XenblkError(`${error.message}, and that has not ended although the present image was closed`, {
+    cause: error,
+    remedy: "end the server of the present image once nobody is connected to it any more, or allow more time",
+  });
 }
 
 function changedMeanwhile(): XenblkError {

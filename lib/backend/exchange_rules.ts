@@ -6,10 +6,12 @@
 import { XenblkError } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
 import type { DiskProperties, EngineName } from "../storage/disk.ts";
+import { findImage, imageContext } from "../storage/daemon_disk.ts";
 import { filesOf } from "../storage/disk.ts";
 import { isFile, needsDaemon } from "../storage/image/formats.ts";
 import { activeImage } from "../storage/image/overlay_note.ts";
-import { type ImageName, imageName, parseParams } from "../storage/image/spec.ts";
+import { imageLabel, type ImageName, imageName, parseParams } from "../storage/image/spec.ts";
+import type { ImageInfo, ImageInspector } from "../storage/qemu/image_info.ts";
 import { mediumAt, overlap, PATH_LOOKUPS } from "../toolstack/medium.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import type { Offer } from "../xenbus/features.ts";
@@ -19,14 +21,20 @@ import type { DeviceDescription } from "./description.ts";
 import type { Observation } from "./device_nodes.ts";
 import type { OpenImage } from "./resource_types.ts";
 
-/** Throws {@linkcode XenblkError} unless the guest uses the disk, and its image can be replaced. */
-export function checkExchangeable({ resources, settings, announced }: DeviceParts, seen: Observation): void {
+const TOO_SMALL = "make it at least as large as the disk: a disk cannot shrink under its guest";
+
+/** Throws {@linkcode XenblkError} unless the guest uses the disk, and its image, or who serves it, can be replaced. */
+export function checkExchangeable(
+  { resources, settings, announced }: DeviceParts,
+  seen: Observation,
+  { params }: { readonly params?: string },
+): void {
   const { image, ring, latch, failure, filters, lock } = resources;
   const isUsed = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
   if (!isUsed || ring !== "served" || image === undefined || lock.owner !== "us" || resources.changing) {
     throw refusal("the guest is not connected to the disk, or something of it is changing", "try it again once it is");
   }
-  if (settings.image !== undefined) {
+  if (settings.image !== undefined && params !== undefined) {
     throw refusal("its image was named by --image, and a restart would serve that one", "restart serve with another");
   }
   if (announced?.params !== seen.params) {
@@ -45,7 +53,7 @@ export function checkFits(old: OpenImage, next: OpenImage, offer: Offer, queues:
   const { properties: is } = next.disk;
   if (is.sectors < was.sectors) {
     const sizes = `it has ${size(is)}, and the disk has ${size(was)}`;
-    throw unfit(next, sizes, "make it at least as large as the disk: a disk cannot shrink under its guest");
+    throw unfit(next, sizes, TOO_SMALL);
   }
   if (was.logicalSectorBytes % is.logicalSectorBytes !== 0) {
     const sectors = `its sectors have ${is.logicalSectorBytes} bytes, and the guest was told ${was.logicalSectorBytes}`;
@@ -64,6 +72,42 @@ export function checkFits(old: OpenImage, next: OpenImage, offer: Offer, queues:
   if (old.disk.volatile !== undefined || next.disk.volatile !== undefined) {
     throw unfit(next, "what is written to it, or to the present image, ends with this process", "use images in files");
   }
+}
+
+/** Throws {@linkcode XenblkError} if a storage daemon finds another size: what has entered it could not leave it again. */
+export function checkSameSize(old: OpenImage, next: OpenImage): void {
+  const [was, is] = [old, next].map(({ disk }) => disk.properties.sectors);
+  if (was === is) return;
+  throw unfit(next, `it has ${is} sectors there, and the disk has ${was}`, "make both alike, with `xenblk resize`");
+}
+
+/**
+ * Throws {@linkcode XenblkError} unless an image that a daemon is to open later can take the place of this one, as far as its
+ * header says, which is read without a lock.
+ */
+export async function checkHeader(
+  old: OpenImage,
+  { params, readOnly, shared }: DeviceDescription,
+  { allowImages, engine }: DeviceParts["settings"],
+): Promise<void> {
+  const name = imageName(await parseParams(params));
+  const { inspector, ...context } = imageContext();
+  let first: ImageInfo | undefined;
+  const inspect: ImageInspector["inspect"] = async (tree, label) => {
+    const info = await inspector.inspect(tree, label);
+    first ??= info;
+    return info;
+  };
+  await findImage({ ...name, readOnly, shared, allowImages, engine }, { ...context, inspector: { inspect } });
+  const need = old.disk.properties.sectors * SECTOR_BYTES;
+  const have = first?.sizeBytes ?? need;
+  if (have >= need) return;
+  throw new XenblkError(
+    `Cannot swap to image ${imageLabel(name)}: it has ${formatSize(have)}, and the disk has ${formatSize(need)}`,
+    {
+      remedy: TOO_SMALL,
+    },
+  );
 }
 
 /** What the guest relies on and the image lacks, though requests are still answered as the protocol has it. */

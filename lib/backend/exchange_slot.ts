@@ -11,6 +11,7 @@ import type { Action, Outcome } from "../xenbus/transitions.ts";
 import type { DeviceParts } from "./connect.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import type { Exchanged, ExchangeRequest } from "./exchange.ts";
+import type { NamedImage } from "./named_image.ts";
 
 /** One that was asked for. */
 interface Asked {
@@ -25,14 +26,19 @@ export class ExchangeSlot {
   readonly #poke: () => void;
   #asked: Asked | undefined;
   #busy = false;
-  /** What `params` must not say, and what it must say instead. */
-  #doubt: { readonly not: string; readonly but: string } | undefined;
+  /** What the nodes must not name, and what they must name instead. */
+  #doubt: { readonly not: NamedImage; readonly but: NamedImage } | undefined;
 
   /** `poke` makes the device look. The signal ends exchanges. */
   constructor(clock: Clock, signal: AbortSignal, poke: () => void) {
     this.#clock = clock;
     this.#signal = signal;
     this.#poke = poke;
+  }
+
+  /** One was asked for, and is not over. */
+  get isBusy(): boolean {
+    return this.#busy;
   }
 
   /** One was asked for, and the device has nothing to do that it must do first. */
@@ -73,8 +79,8 @@ export class ExchangeSlot {
   async perform(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
     const { request, result } = this.#asked!;
     this.#asked = undefined;
-    const doubt = (): void => {
-      this.#doubt = { not: request.params, but: seen.params! };
+    const doubt = (not: NamedImage, but: NamedImage): void => {
+      this.#doubt = { not, but };
     };
     try {
       // It is loaded with the first exchange.

@@ -160,8 +160,8 @@ export class DeviceResources {
   }
 
   /** The open image is what `params` says now. */
-  imageRenamed(params: string): void {
-    const description = { ...this.#image!.description, params };
+  imageRenamed(name: Pick<DeviceDescription, "params" | "inDaemon">): void {
+    const description = { ...this.#image!.description, ...name };
     this.#image = { ...this.#image!, description, key: this.#keyOf(description) };
   }
 
@@ -222,8 +222,8 @@ export class DeviceResources {
     return await lockImage(imageLocks, disk.image, use, clock, signal);
   }
 
-  #keyOf({ params, readOnly, shared, directIoSafe }: DeviceDescription): string {
-    return JSON.stringify([params, readOnly || this.#services.settings.readOnly, shared, directIoSafe]);
+  #keyOf({ params, readOnly, shared, directIoSafe, inDaemon }: DeviceDescription): string {
+    return JSON.stringify([params, readOnly || this.#services.settings.readOnly, shared, directIoSafe, !inDaemon]);
   }
 
   /** What the rings are being opened for, if {@linkcode openRings} stopped waiting for them and nothing closed them. */

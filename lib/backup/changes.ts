@@ -2,9 +2,9 @@
  * The records of changes in a disk's image, and the backup that an incremental one can be made on.
  */
 
-import { errorText } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { DaemonMonitor } from "../storage/disk.ts";
-import type { QmpObject } from "../storage/qemu/qmp.ts";
+import { QmpError, type QmpObject } from "../storage/qemu/qmp.ts";
 import { type BackupFile, readBackup } from "./file.ts";
 import { parseChanges } from "./names.ts";
 
@@ -31,7 +31,9 @@ export type Base = { readonly file: BackupFile; readonly bitmap: string } | { re
 
 /** Looks at the node. Rejects with XenblkError. */
 export async function topNode({ execute }: Pick<DaemonMonitor, "execute">, top: string): Promise<TopNode> {
-  const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
+  const nodes = await execute("query-named-block-nodes", { flat: true }).catch((error) => {
+    throw error instanceof QmpError ? cannotLook(error) : error;
+  }) as readonly QmpObject[];
   const node = nodes.find((each) => each["node-name"] === top);
   const all = (node?.["dirty-bitmaps"] ?? []) as readonly QmpObject[];
   const bitmaps = all.flatMap(({ name, recording, inconsistent, persistent }): ChangesBitmap[] => {
@@ -43,6 +45,15 @@ export async function topNode({ execute }: Pick<DaemonMonitor, "execute">, top: 
     keepsChanges: node?.["drv"] === "qcow2" && JSON.stringify(node["image"]).includes('"compat":"1.1"'),
     bitmaps,
   };
+}
+
+/** QEMU tells of all nodes or of none: of none while it has "ejected" a damaged image. */
+function cannotLook(error: QmpError): XenblkError {
+  return new XenblkError(`Cannot look at the disk's records of changes: ${error.description}`, {
+    cause: error,
+    remedy: "if the image of another disk of this guest is damaged, detach that one, and check the image with " +
+      "`xenblk image check`; then repeat this",
+  });
 }
 
 /** The last backup that is still there and whose record of changes is whole. */

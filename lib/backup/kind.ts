@@ -30,6 +30,12 @@ interface FileTarget {
 
 /** The kind `backup`. */
 export const backupKind: JobKind = {
+  /** A file has its name when all of it is there: then nothing that dies changes it. */
+  async succeeded({ details, error }: JobEnd): Promise<boolean> {
+    const { target } = details as BackupDetails;
+    if (error === undefined || !("path" in target)) return false;
+    return !await isThere(target.partial) && await isThere(target.path);
+  },
   async end({ daemon, details, error }: JobEnd): Promise<string | undefined> {
     const backup = details as BackupDetails;
     const file = "path" in backup.target ? backup.target : undefined;

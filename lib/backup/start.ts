@@ -18,7 +18,15 @@ import type { BackupFile } from "./file.ts";
 import type { BackupDetails } from "./kind.ts";
 import { changesText, newBackupId } from "./names.ts";
 import { beginJob, closeParts, openGraphs, partsOf } from "./steps.ts";
-import { type BackupFormat, type BackupTarget, findTarget, makeTarget, partialOf, targetTree } from "./target.ts";
+import {
+  type BackupFormat,
+  type BackupTarget,
+  checkFree,
+  findTarget,
+  makeTarget,
+  partialOf,
+  targetTree,
+} from "./target.ts";
 
 /** How long the scratch file may take to be made: its metadata only. */
 const MAKE_MS = 60_000;
@@ -38,6 +46,8 @@ export interface BackupOrder {
   readonly bytesPerSecond?: number;
   /** Where the scratch file is made. Absent: in the directory of the disk's image. */
   readonly scratch?: string;
+  /** Rejects with {@linkcode XenblkError} if somebody uses the block device of that path. */
+  readonly checkDevice: (path: string) => Promise<void>;
 }
 
 /** Starts it, and resolves once it has begun. Rejects with {@linkcode XenblkError}; then nothing of it is left. */
@@ -61,8 +71,8 @@ export async function startBackup(jobs: Jobs, order: BackupOrder): Promise<JobRe
     ...(changes === undefined ? {} : { changes }),
   };
   const owner = await imageOwner(disk);
-  await makeTarget(target, sizeBytes, id, base);
-  if (target.kind === "file") await giveTo(partialOf(target.name), owner);
+  if (target.kind === "device") await order.checkDevice(target.name);
+  await checkFree(target);
   return await jobs.start({
     kind: "backup",
     device,
@@ -70,6 +80,10 @@ export async function startBackup(jobs: Jobs, order: BackupOrder): Promise<JobRe
     target: target.name,
     note,
     details,
+    prepare: async () => {
+      await makeTarget(target, sizeBytes, id, base);
+      if (target.kind === "file") await giveTo(partialOf(target.name), owner);
+    },
     begin: async (monitor, name) => {
       try {
         await makeScratch(scratch, sizeBytes);
@@ -86,10 +100,21 @@ export async function startBackup(jobs: Jobs, order: BackupOrder): Promise<JobRe
         });
       } catch (error) {
         await closeParts(monitor.execute, details.parts).catch(() => {}); // its error is the same
-        if (!(error instanceof QmpError)) throw error;
-        throw new XenblkError(`Cannot back up to ${target.name}: ${error.description}`, { cause: error });
+        throw error instanceof QmpError ? cannotBackUp(target, error) : error;
       }
     },
+  });
+}
+
+/** What QEMU says of a raw node with a size. */
+const TOO_SMALL = /has to be smaller or equal to the\s+actual size/;
+
+function cannotBackUp({ name }: BackupTarget, error: QmpError): XenblkError {
+  const isSmall = TOO_SMALL.test(error.description);
+  const [why, remedy] = isSmall ? ["it is smaller than the disk", "name one that is as large or larger"] : [];
+  return new XenblkError(`Cannot back up to ${name}: ${why ?? error.description}`, {
+    cause: error,
+    ...(remedy === undefined ? {} : { remedy }),
   });
 }
 

@@ -60,6 +60,15 @@ export async function findTarget(text: string, format?: BackupFormat): Promise<B
   return { kind: "file", name: path, format: named ?? formatOf(path) };
 }
 
+/** Rejects with {@linkcode XenblkError} if another backup goes there, or one has left its file there. */
+export async function checkFree({ kind, name }: BackupTarget): Promise<void> {
+  const path = partialOf(name);
+  if (kind !== "file" || await lookWithin(path, () => Deno.lstat(path).then(() => false, () => true))) return;
+  throw new XenblkError(`Cannot back up to ${name}: ${path} exists`, {
+    remedy: "it is of a backup that goes on, or of one that was never completed: then remove it",
+  });
+}
+
 /** Makes what is to be written to: of `base`, an incremental one. Rejects with {@linkcode XenblkError}; then nothing is left. */
 export async function makeTarget(
   { kind, name, format }: BackupTarget,
@@ -74,7 +83,6 @@ export async function makeTarget(
   const folder = name.slice(0, name.lastIndexOf("/") + 1);
   const backing = base?.path.startsWith(folder) ? base.path.slice(folder.length) : base?.path;
   const on = backing === undefined ? [] : ["-b", backing, "-F", "qcow2"];
-  await checkFree(path, cannot, kind);
   try {
     const made = await makeByQemuImg(["create", "-q", "-f", format, ...on, "--", path, `${sizeBytes}`], {
       what: cannot,
@@ -101,14 +109,9 @@ export function targetTree({ kind, name, format }: BackupTarget, sizeBytes: numb
     : { driver: kind === "device" ? "host_device" : "file", filename: kind === "file" ? partialOf(name) : name };
   // With anything in place of its base, QEMU writes zeroes where the base may have data.
   const backing = isIncremental ? { backing: { driver: "null-co", size: sizeBytes } } : {};
-  return { driver: format, file, ...backing };
-}
-
-async function checkFree(path: string, cannot: string, kind: BackupTarget["kind"]): Promise<void> {
-  if (kind !== "file" || await Deno.lstat(path).then(() => false, () => true)) return;
-  throw new XenblkError(`${cannot}: ${path} exists`, {
-    remedy: "it is of a backup that goes on, or of one that was never completed: then remove it",
-  });
+  // QEMU wants a target that is as large as the disk: of a larger one, the first part.
+  const size = kind !== "file" && format === "raw" ? { size: sizeBytes } : {};
+  return { driver: format, file, ...backing, ...size };
 }
 
 function formatOf(path: string): BackupFormat {

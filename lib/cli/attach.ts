@@ -74,7 +74,7 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "and IMAGE if it is a regular file, read also to /etc/xenblk; --allow-net for the control socket and --metrics; " +
+    "and IMAGE if it is a regular file, read also to /etc/xenblk and the directory of an IMAGE that is written to; --allow-net for the control socket and --metrics; " +
     "--allow-ffi is as good as all permissions. For --create also " +
     "--allow-run=qemu-img; images of other formats than raw, and plugins, need --allow-all.",
   examples: [

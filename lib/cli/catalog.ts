@@ -163,6 +163,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./snapshot/commit.ts")).commit,
   },
   {
+    name: "snapshot delete",
+    summary: "Give up one snapshot of a disk and keep the others, while its guest uses it",
+    load: async () => (await import("./snapshot/delete.ts")).remove,
+  },
+  {
     name: "snapshot revert",
     summary: "Go back to a snapshot: give up what was written since, of a disk that no guest has",
     load: async () => (await import("./snapshot/revert.ts")).revert,

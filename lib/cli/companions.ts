@@ -12,7 +12,9 @@ import type { Service } from "../service.ts";
 import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
 import { Notices } from "../systemd/notices.ts";
 import type { LazyJobs } from "../jobs/door.ts";
+import type { Visits } from "../jobs/visits.ts";
 import { startJobs } from "./live_jobs.ts";
+import { startVisits } from "./live_visits.ts";
 import { METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
@@ -45,7 +47,8 @@ export interface Serving {
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
   const { context, service, options } = serving;
   const jobs = startJobs(serving);
-  const control = await startControlSocket(serving, jobs);
+  const visits = startVisits({ service, ending: context.signals.signal }, jobs);
+  const control = await startControlSocket(serving, jobs, visits);
   const metrics = await startMetrics({ service, jobs, version: context.version, options });
   // The first one is ended last: the service manager is told that the process lives as long as it does. It starts last,
   // since it says that the process serves.
@@ -53,6 +56,7 @@ export async function startCompanions(serving: Serving): Promise<AsyncDisposable
   companions.use(tellServiceManager(serving));
   companions.use(control);
   companions.use(jobs);
+  companions.use(visits);
   companions.use(metrics);
   companions.use(releaseOnceSettled(serving.platform));
   return companions;
@@ -84,6 +88,7 @@ function tellServiceManager({ context, platform, service, kind, closingMs }: Ser
 async function startControlSocket(
   { context, platform, service, verb, servesAll, kind }: Serving,
   jobs: LazyJobs,
+  visits: Visits,
 ): Promise<AsyncDisposable | undefined> {
   const { version, logging } = context;
   const logger = createLogger("control");
@@ -102,6 +107,7 @@ async function startControlSocket(
       version,
       logging,
       jobs,
+      visits,
       warn,
     });
   } catch (error) {

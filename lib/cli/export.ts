@@ -7,6 +7,7 @@ import { deviceLabel } from "../backend/journals.ts";
 import { ConnectionLostError, type ControlClient } from "../control/client.ts";
 import type { ExportParams } from "../control/protocol.ts";
 import { XenblkError } from "../errors.ts";
+import type { VisitState } from "../jobs/visits.ts";
 import { formatSize } from "../sizes.ts";
 import { findDisk, type FoundDisk } from "../toolstack/detach.ts";
 import { domainLabel } from "../toolstack/domains.ts";
@@ -17,6 +18,7 @@ import { parseAddress } from "./metrics.ts";
 import { flag, integer, optional, type OptionValues, path, size, text } from "./options.ts";
 import { clientOfServing } from "./through_socket.ts";
 import { type Context, defineVerb } from "./verb.ts";
+import { enteredText, leftText, visitOf } from "./visit.ts";
 
 /** How long it may take to begin and to end: QEMU has 10 s for each request. */
 const PATIENCE_MS = 60_000;
@@ -57,8 +59,8 @@ export const exportDisk = defineVerb({
     "For mounting, scanning and backup programs. Prints a URI that nbdcopy, qemu-img, nbdinfo and others take. The disk's " +
     "storage daemon copies what the guest overwrites into a scratch file first, so a slow scratch file makes the guest's " +
     "writes slow; one that is full or fails ends the export alone. The content is what a power cut at that instant would " +
-    "have left. It ends with INT, TERM or HUP, with the disk, and with the process or the daemon that serves it. Raw images " +
-    "need --engine qemu.",
+    "have left. It ends with INT, TERM or HUP, with the disk, and with the process or the daemon that serves it. A raw disk " +
+    "that has no daemon enters one for as long: a pause at the beginning and at the end.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
@@ -77,8 +79,12 @@ export const exportDisk = defineVerb({
     using client = await clientOfServing(found, "export");
     if (!options.end) return await show(context, client, found, options);
     await client.call("endExport", { device: deviceLabel(found.device) }, { timeoutMs: PATIENCE_MS });
-    if (options.json) context.output.json(namedDisk(found));
-    else context.inform(`the export of ${nameOf(found)} has ended`);
+    const visit = await visitOf(client, deviceLabel(found.device));
+    if (options.json) context.output.json({ ...namedDisk(found), ...(visit.left && { left: visit.left }) });
+    else {
+      context.inform(`the export of ${nameOf(found)} has ended`);
+      tellLeft(context, found, visit);
+    }
     return 0;
   },
 });
@@ -100,21 +106,29 @@ async function show(context: Context, client: ControlClient, found: FoundDisk, o
   const { signals: { signal }, inform, output } = context;
   const device = deviceLabel(found.device);
   const begun = await client.call("export", paramsOf(device, options), { timeoutMs: PATIENCE_MS, signal });
-  const { uri, sizeBytes, taken } = begun;
+  const { uri, sizeBytes, taken, entered } = begun;
   if (options.json) event(context, { event: "exported", ...namedDisk(found), ...begun });
   else {
+    if (entered !== undefined) inform(enteredText(device, entered));
     inform(`${nameOf(found)} as it was at ${taken} (${formatSize(sizeBytes)}), read-only; for instance:`);
     for (const line of usesOf(uri)) inform(`  ${line}`);
     output.data(`${uri}\n`);
   }
   if (options.background) return 0;
   const end = await endOf(client, device, signal);
-  if (options.json) event(context, { event: "ended", ...end });
+  const visit = entered === undefined ? { visits: false } : await visitOf(client, device);
+  if (options.json) event(context, { event: "ended", ...end, ...(visit.left && { left: visit.left }) });
+  else tellLeft(context, found, visit);
   if (!end.failed) return 0;
   throw new XenblkError(`Cannot go on exporting ${nameOf(found)}: ${end.reason}`, {
     remedy:
       "what was read from it is complete only if its reader says so; repeat it, with more --scratch-size if need be",
   });
+}
+
+function tellLeft({ inform }: Context, { device }: FoundDisk, visit: VisitState): void {
+  const text = leftText(deviceLabel(device), visit);
+  if (text !== undefined) inform(text);
 }
 
 /** By a signal or by itself. */

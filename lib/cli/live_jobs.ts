@@ -22,10 +22,7 @@ const OPEN_LOOK_MS = 100;
 
 /** By the names that their records have. */
 function kindsOf(devices: BackendKind): JobKinds {
-  const addressOf = (label: string): DeviceAddress | undefined => {
-    const report = devices.reports().find((report) => report.label === label);
-    return report === undefined ? undefined : parseBackendPath(report.backendPath, 0 as DomId);
-  };
+  const addressOf = (label: string) => addressIn(devices, label);
   const disks: MirrorDisks = {
     exchange: async (label, switchover) => {
       const address = addressOf(label);
@@ -45,11 +42,15 @@ function kindsOf(devices: BackendKind): JobKinds {
   };
   let mirror: JobKind | undefined;
   return {
-    // What it has done is done before it is over.
-    commit: () => Promise.resolve({ end: () => Promise.resolve(undefined) }),
+    commit: async () => (await import("../jobs/commit.ts")).commitKind,
     backup: async () => (await import("../backup/kind.ts")).backupKind,
     mirror: async () => mirror ??= (await import("../jobs/mirror.ts")).mirrorKind(disks),
   };
+}
+
+function addressIn(devices: BackendKind, label: string): DeviceAddress | undefined {
+  const report = devices.reports().find((report) => report.label === label);
+  return report === undefined ? undefined : parseBackendPath(report.backendPath, 0 as DomId);
 }
 
 /** What is known of a process. */
@@ -65,15 +66,24 @@ export interface JobsPlace {
 export function startJobs({ service: { devices }, kind, servesAll }: JobsPlace): LazyJobs {
   const logger = createLogger("jobs");
   const reportOf = (label: string) => devices.reports().find((report) => report.label === label);
+  const addressOf = (label: string) => addressIn(devices, label);
+  const imageOf = (label: string) => {
+    const address = addressOf(label);
+    return address && devices.heldBy(address)?.image;
+  };
   const jobs = new LazyJobs({
     directory: jobsDirectory(journalDirectory((name) => Deno.env.get(name))),
     logger,
     kinds: kindsOf(devices),
     disks: {
-      daemonOf: (label) => {
-        const report = reportOf(label);
-        if (report === undefined) return undefined;
-        return devices.heldBy(parseBackendPath(report.backendPath, 0 as DomId))?.image?.disk.daemon;
+      daemonOf: (label) => imageOf(label)?.disk.daemon,
+      isWithoutDaemon: (label) => {
+        const image = imageOf(label);
+        return reportOf(label) === undefined || image !== undefined && image.disk.daemon === undefined;
+      },
+      isExchanging: (label) => {
+        const address = addressOf(label);
+        return address !== undefined && devices.find(address)?.isExchanging === true;
       },
       isForeign: (label) =>
         reportOf(label)?.owned === false || !servesAll && reportOf(label) === undefined ||

@@ -11,6 +11,7 @@ import { jobText } from "./job/text.ts";
 import { defaulting, flag, integer, optional, size } from "./options.ts";
 import { clientOfServing } from "./through_socket.ts";
 import { defineVerb } from "./verb.ts";
+import { enteredText } from "./visit.ts";
 
 /** Finding and opening the files of the target. */
 const BEGIN_MS = 60_000;
@@ -23,8 +24,8 @@ export const mirror = defineVerb({
     "The storage daemon that serves the disk copies it to TARGET, and what the guest writes meanwhile goes to both. Once " +
     "all is copied, the guest's requests wait, TARGET is finished, and the disk goes on with it, as by `xenblk swap`. " +
     "TARGET is an existing image, as large as the disk or larger; what is in it is overwritten. If anything fails, or the " +
-    "job is cancelled, the disk keeps its image. A raw file or block device is served without a daemon: docs/storage.md says " +
-    "how a daemon takes it over.",
+    "job is cancelled, the disk keeps its image. A raw file or block device that has no daemon enters one for this, and " +
+    "leaves it if the mirror fails: a pause each time.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
@@ -49,12 +50,15 @@ export const mirror = defineVerb({
     using client = await clientOfServing(found, "mirror");
     const rate = options.rate === undefined ? {} : { bytesPerSecond: options.rate };
     const params = { device: deviceLabel(found.device), image, timeoutMs: options.timeout * 1000, ...rate };
-    const { job } = await client.call("mirror", params, { timeoutMs: BEGIN_MS, signal: signals.signal });
+    const { job, entered } = await client.call("mirror", params, { timeoutMs: BEGIN_MS, signal: signals.signal });
     if (options.background !== true) {
-      return await followJob(context, client, job, { json: options.json, cancels: true });
+      return await followJob(context, client, job, { json: options.json, cancels: true, ...(entered && { entered }) });
     }
-    if (options.json) output.json(job);
-    else inform(`${formatVdev(found.device.vdev)}: ${jobText(job)}`);
+    if (options.json) output.json({ ...job, ...(entered && { entered }) });
+    else {
+      if (entered !== undefined) inform(enteredText(job.device, entered));
+      inform(`${formatVdev(found.device.vdev)}: ${jobText(job)}`);
+    }
     return 0;
   },
 });

@@ -43,7 +43,7 @@ export const serve = defineVerb({
     "json": flag("Print what happens to the disks as lines of JSON on standard output; see docs/control.md", "J"),
   },
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket " +
+    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk and the directories of images that are written to; --allow-net for the control socket " +
     "and --metrics; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need " +
     "--allow-all.",
   examples: [

@@ -24,7 +24,9 @@ export const swap = defineVerb({
     "with IMAGE. The guest sees a pause. It must find the same data in IMAGE: copy the image while nothing " +
     "writes to it. Only a disc in a CD-ROM drive may have another content. IMAGE must be as large as the disk or larger, " +
     "and free; a larger one makes the disk larger. If anything fails, the guest goes on with the present image. The node " +
-    "params names IMAGE from then on; the toolstack's own configuration of the guest does not, so change that, too.",
+    "params names IMAGE from then on; the toolstack's own configuration of the guest does not, so change that, too. " +
+    "--release-first is for an image of this host that an NBD server of this host has exported as the disk's present image: " +
+    "see docs/migration.md.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
@@ -34,6 +36,9 @@ export const swap = defineVerb({
     timeout: defaulting(
       integer("How long opening IMAGE may take, and then how long the guest's requests may wait", 1, 600, "SECONDS"),
       "10",
+    ),
+    "release-first": flag(
+      "If IMAGE is locked, close the present image first, and wait for the lock: its server has it",
     ),
     json: flag("Print both images and the pause as JSON", "J"),
   },
@@ -46,8 +51,9 @@ export const swap = defineVerb({
     const image = await paramsOfText(operands["image"]!);
     using client = await clientOfServing(found, "swap the image of");
     const timeoutMs = options.timeout * 1000;
+    const releaseFirst = options["release-first"];
     const name = formatVdev(device.vdev);
-    const swapping = client.call("swap", { device: deviceLabel(device), image, timeoutMs }, {
+    const swapping = client.call("swap", { device: deviceLabel(device), image, timeoutMs, releaseFirst }, {
       timeoutMs: 4 * timeoutMs + CALL_SLACK_MS,
       signal: signals.signal,
     });

@@ -8,15 +8,20 @@ import { fromErrorObject } from "./errors.ts";
 import { LineWriter, readLines } from "./lines.ts";
 import type { ClientMessage, ControlEvent, Method, Methods, ServerMessage } from "./protocol.ts";
 
-/** How long a process may take to answer a question. */
-const PATIENCE_MS = 5_000;
+/** How long a method may take that reads or changes something at once: one may look at images, on a busy machine. */
+const ANSWER_MS = 60_000;
+/** A process that says nothing for so long is asked whether it still answers at all, and has as long again for that. */
+const SILENCE_MS = 5_000;
 /** The longest line of a server: the status of some thousand devices. */
 const MOST_ANSWER_BYTES = 16 * 1024 * 1024;
 const MOST_QUEUED_BYTES = 1024 * 1024;
 
 /** How a method is called. */
 export interface CallOptions {
-  /** How long the answer may take, in milliseconds. Default 5000. */
+  /**
+   * How long the answer may take, in milliseconds. Default: 60 s, and 10 s if the process does not even answer `ping`,
+   * as one that is stopped.
+   */
   readonly timeoutMs?: number;
   /** Aborting it ends the wait with the signal's reason, and the connection. */
   readonly signal?: AbortSignal;
@@ -40,6 +45,7 @@ interface Waiting {
 export class ControlClient implements Disposable {
   /** Of the socket. */
   readonly path: string;
+  readonly #silenceMs: number;
   readonly #stream: Deno.Conn;
   readonly #writer: LineWriter;
   readonly #waiting = new Map<number, Waiting>();
@@ -48,17 +54,18 @@ export class ControlClient implements Disposable {
   #lastId = 0;
   #isClosed = false;
 
-  private constructor(path: string, stream: Deno.Conn) {
+  private constructor(path: string, stream: Deno.Conn, silenceMs: number) {
     this.path = path;
+    this.#silenceMs = silenceMs;
     this.#stream = stream;
     this.#writer = new LineWriter(stream, MOST_QUEUED_BYTES);
     void this.#read();
   }
 
   /** Connects. Undefined if nobody listens there any more. Rejects with Deno's errors. */
-  static async connect(path: string): Promise<ControlClient | undefined> {
+  static async connect(path: string, silenceMs: number = SILENCE_MS): Promise<ControlClient | undefined> {
     const stream = await connectTo(path);
-    return stream === undefined ? undefined : new ControlClient(path, stream);
+    return stream === undefined ? undefined : new ControlClient(path, stream, silenceMs);
   }
 
   /** Resolves with the reason when the connection is closed, by whomever. */
@@ -73,14 +80,16 @@ export class ControlClient implements Disposable {
   async call<M extends Method>(
     method: M,
     params: Methods[M]["params"],
-    { timeoutMs = PATIENCE_MS, signal, progress }: CallOptions = {},
+    { timeoutMs, signal, progress }: CallOptions = {},
   ): Promise<Methods[M]["result"]> {
     signal?.throwIfAborted();
     if (this.#isClosed) throw this.#lost(method);
     const id = ++this.#lastId;
     const settle = Promise.withResolvers<unknown>();
     this.#waiting.set(id, { settle, progress });
-    const late = setTimeout(() => settle.reject(this.#late(method, timeoutMs)), timeoutMs);
+    const late = (afterMs: number): void => settle.reject(this.#late(method, afterMs));
+    using _watch = timeoutMs === undefined ? this.#watch(late) : undefined;
+    const timer = setTimeout(late, timeoutMs ?? ANSWER_MS, timeoutMs ?? ANSWER_MS);
     const abort = (): void => settle.reject(signal?.reason);
     signal?.addEventListener("abort", abort, { once: true });
     try {
@@ -88,7 +97,7 @@ export class ControlClient implements Disposable {
       this.#writer.add(JSON.stringify(message));
       return await settle.promise as Methods[M]["result"];
     } finally {
-      clearTimeout(late);
+      clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
       this.#waiting.delete(id);
     }
@@ -108,6 +117,27 @@ export class ControlClient implements Disposable {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#stream.close();
+  }
+
+  /** Tells `late` when the process no longer answers, until it is disposed. */
+  #watch(late: (afterMs: number) => void): Disposable {
+    const silenceMs = this.#silenceMs;
+    let timer: ReturnType<typeof setTimeout>;
+    let isOver = false;
+    const wait = (): void => void (timer = setTimeout(ask, silenceMs));
+    const ask = (): void => {
+      const answered = (): void => {
+        if (!isOver) wait();
+      };
+      this.call("ping", {}, { timeoutMs: silenceMs }).then(answered, () => late(2 * silenceMs));
+    };
+    wait();
+    return {
+      [Symbol.dispose]: () => {
+        isOver = true;
+        clearTimeout(timer);
+      },
+    };
   }
 
   async #read(): Promise<void> {

@@ -16,9 +16,11 @@ import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import type { Call } from "./connection.ts";
+import { deviceCheck } from "./device_check.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, list, object, type Param, readParams, TEXT, whole, word } from "./params.ts";
-import type { Attached } from "./protocol.ts";
+import type { Attached, Methods } from "./protocol.ts";
+import { inDaemon } from "./visiting.ts";
 
 type Params = Readonly<Record<string, unknown>>;
 
@@ -93,14 +95,15 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       return await resizeDevice(store, address, { timeoutMs, signal, ...size });
     },
     swap: async (given, { signal, progress }) => {
-      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT };
+      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, releaseFirst: FLAG };
       const required = ["device", "image"] as const;
-      const { device, image, timeoutMs = SWAP_TIMEOUT_MS } = readParams("swap", table, given, required);
+      const { device, image, ...how } = readParams("swap", table, given, required);
       const served = service.devices.find(addressOf(service, device))!;
       checkNoJob(process, device);
       const params = await paramsOfText(image);
+      await process.visits?.settled(device);
       progress("opening the new image");
-      return await unlessAborted(served.exchange({ params, timeoutMs }), signal);
+      return await unlessAborted(served.exchange({ timeoutMs: SWAP_TIMEOUT_MS, ...how, params }), signal);
     },
     disc: async (params, { signal }) => {
       const table = { device: TEXT, params: TEXT, timeoutMs: TIMEOUT };
@@ -129,28 +132,45 @@ export function deviceMethods(process: ControlledProcess): Handlers {
   };
 }
 
-async function mirror({ service, jobs }: ControlledProcess, given: Params): Promise<{ readonly job: JobReport }> {
+async function mirror(process: ControlledProcess, given: Params): Promise<Methods["mirror"]["result"]> {
   const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, bytesPerSecond: whole(1, Number.MAX_SAFE_INTEGER) };
   const required = ["device", "image"] as const;
-  const { device, image, timeoutMs = SWAP_TIMEOUT_MS, bytesPerSecond } = readParams("mirror", table, given, required);
-  const { devices } = service;
-  const daemon = devices.heldBy(addressOf(service, device))?.image?.disk.daemon;
+  const { device, image, ...how } = readParams("mirror", table, given, required);
+  addressOf(process.service, device);
+  const params = await paramsOfText(image);
+  return await inDaemon(process, device, `mirror ${device}`, () => startMirror(process, { device, params, ...how }));
+}
+
+/** A mirror, as it was asked for. */
+interface MirrorParams {
+  readonly device: string;
+  readonly params: string;
+  readonly timeoutMs?: number;
+  readonly bytesPerSecond?: number;
+}
+
+async function startMirror(
+  { service: { devices }, service, jobs, platform }: ControlledProcess,
+  { timeoutMs = SWAP_TIMEOUT_MS, ...wanted }: MirrorParams,
+): Promise<{ readonly job: JobReport }> {
+  const { device } = wanted;
+  const held = devices.heldBy(addressOf(service, device));
+  const daemon = held?.image?.disk.daemon;
   if (daemon === undefined || jobs === undefined) {
     throw new XenblkError(`Cannot mirror ${device}: no storage daemon serves it`, {
-      remedy:
-        "copy its image while nothing writes to it, then use `xenblk swap`; or let a daemon serve it, see `xenblk mirror --help`",
+      remedy: "copy its image while nothing writes to it, then use `xenblk swap`",
     });
   }
-  const params = await paramsOfText(image);
   const { orderMirror } = await import("../jobs/mirror.ts");
   const { allowImages } = devices.settings;
+  const checkDevice = deviceCheck(platform, `the mirror of ${device}`);
   const order = await orderMirror({
-    device,
+    ...wanted,
     daemon,
-    params,
+    rings: held!.rings.length,
     timeoutMs,
     allowImages,
-    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
+    checkDevice,
   });
   return { job: await (await jobs.load()).start(order) };
 }

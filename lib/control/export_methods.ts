@@ -7,7 +7,8 @@ import { errorText, XenblkError } from "../errors.ts";
 import { endsWithin } from "../within.ts";
 import { socketPathBelow } from "../socket_path.ts";
 import { parseSize } from "../sizes.ts";
-import type { DiskDaemon } from "../storage/disk.ts";
+import type { Pause } from "../jobs/visits.ts";
+import type { Disk, DiskDaemon } from "../storage/disk.ts";
 import type { DiskExport, ExportEnd } from "../storage/disk_export.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
@@ -44,6 +45,8 @@ interface Exported {
   readonly uri: string;
   /** Once nobody can connect any more. */
   readonly ended: Promise<ExportEnd>;
+  /** See {@linkcode Visit.entered}. */
+  readonly entered?: Pause;
 }
 
 /** Where the sockets are, and who hears of trouble. */
@@ -100,7 +103,7 @@ class Exports {
     const beginning = this.#begin(params, address, disk);
     this.#all.set(device, beginning);
     try {
-      const { view, uri, ended } = await beginning;
+      const { view, uri, ended, entered } = await beginning;
       this.#ends.delete(device);
       void ended.then((how) => {
         this.#all.delete(device);
@@ -109,7 +112,8 @@ class Exports {
       const leave = (): void => void view.close({ reason: "who has begun it is gone", failed: true });
       if (!stays && signal.aborted) leave();
       if (!stays) signal.addEventListener("abort", leave, { once: true });
-      return { uri, sizeBytes: view.sizeBytes, taken: view.taken.toISOString() };
+      const pause = entered === undefined ? {} : { entered };
+      return { uri, sizeBytes: view.sizeBytes, taken: view.taken.toISOString(), ...pause };
     } catch (error) {
       this.#all.delete(device);
       throw error;
@@ -143,7 +147,22 @@ class Exports {
     throw new XenblkError(`Cannot find an export of ${device}: there is none`, { kind: "not-found" });
   }
 
+  /** The disk is in its daemon for as long. */
   async #begin(params: ExportParams, address: DeviceAddress, disk: string): Promise<Exported> {
+    await this.#process.visits?.settled(params.device);
+    openDisk(this.#process, address, disk);
+    const visit = await this.#process.visits?.enter(params.device, `export ${params.device}`);
+    try {
+      const exported = await this.#open(params, address, disk);
+      void exported.ended.finally(() => visit?.[Symbol.dispose]());
+      return { ...exported, ...(visit?.entered === undefined ? {} : { entered: visit.entered }) };
+    } catch (error) {
+      visit?.[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  async #open(params: ExportParams, address: DeviceAddress, disk: string): Promise<Exported> {
     const { device, bitmap, limitMs } = params;
     const { DiskExport } = await import("../storage/disk_export.ts");
     const { Relay } = await import("./relay.ts");
@@ -188,8 +207,8 @@ function uriOf({ address }: Relay, name: string): string {
   return `nbd://${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}/${name}`;
 }
 
-/** Throws {@linkcode XenblkError} if the disk is not there, or no storage daemon has what the guest sees. */
-function daemonOf({ service }: ControlledProcess, address: DeviceAddress, name: string): DiskDaemon {
+/** Throws {@linkcode XenblkError} if the disk is not there, or its image has not what the guest sees. */
+function openDisk({ service }: ControlledProcess, address: DeviceAddress, name: string): Disk {
   const disk = service.devices.heldBy(address)?.image?.disk;
   if (disk === undefined) {
     throw new XenblkError(`Cannot export ${name}: no image is open`, { remedy: "look at it with `xenblk show`" });
@@ -197,6 +216,17 @@ function daemonOf({ service }: ControlledProcess, address: DeviceAddress, name: 
   if (disk.imageReadOnly === true && !disk.properties.readOnly) {
     throw new XenblkError(`Cannot export ${name}: a filter keeps what the guest writes, so the image has none of it`, {
       remedy: "export it in the guest, or attach it without that filter",
+    });
+  }
+  return disk;
+}
+
+/** The same; throws also if no storage daemon serves it. */
+function daemonOf(process: ControlledProcess, address: DeviceAddress, name: string): DiskDaemon {
+  const disk = openDisk(process, address, name);
+  if (process.service.devices.find(address)?.isExchanging === true) {
+    throw new XenblkError(`Cannot export ${name}: the disk gets another image now`, {
+      remedy: "repeat it once that is over, see `xenblk show`",
     });
   }
   if (disk.daemon !== undefined) return disk.daemon;

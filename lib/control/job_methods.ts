@@ -4,9 +4,13 @@
  */
 
 import { XenblkError } from "../errors.ts";
+import type { LazyJobs } from "../jobs/door.ts";
+import type { Disk } from "../storage/disk.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { deviceCheck } from "./device_check.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, readParams, TEXT, whole, word } from "./params.ts";
+import { inDaemon } from "./visiting.ts";
 
 const BACKUP = {
   device: TEXT,
@@ -18,7 +22,8 @@ const BACKUP = {
 } as const;
 
 /** The methods by name. */
-export function jobMethods({ jobs, service }: ControlledProcess): Handlers {
+export function jobMethods(process: ControlledProcess): Handlers {
+  const { jobs } = process;
   return {
     jobs: (params) => {
       const { device, id } = readParams("jobs", { device: TEXT, id: TEXT }, params);
@@ -28,15 +33,13 @@ export function jobMethods({ jobs, service }: ControlledProcess): Handlers {
     },
     backup: async (params) => {
       const { device, ...wanted } = readParams("backup", BACKUP, params, ["device", "target"]);
-      const address = addressOf(service, device);
-      const disk = service.devices.heldBy(address)?.image?.disk;
-      if (disk === undefined || jobs === undefined) {
-        throw new XenblkError(`Cannot back up ${formatVdev(address.vdev)}: its image is not open at present`, {
-          remedy: "see what it waits for with `xenblk show`",
-        });
-      }
+      addressOf(process.service, device);
       const { startBackup } = await import("../backup/start.ts");
-      return { job: await startBackup(await jobs.load(), { device, disk, ...wanted }) };
+      const checkDevice = deviceCheck(process.platform, `the backup of ${device}`);
+      return await inDaemon(process, device, `back up ${device}`, async () => {
+        const { disk, jobs } = diskOf(process, device);
+        return { job: await startBackup(await jobs.load(), { device, disk, ...wanted, checkDevice }) };
+      });
     },
     jobCancel: async (params) => {
       const { id } = readParams("jobCancel", { id: TEXT }, params, ["id"]);
@@ -47,4 +50,17 @@ export function jobMethods({ jobs, service }: ControlledProcess): Handlers {
       return { job: await (await jobs!.load()).cancel(id) };
     },
   };
+}
+
+/** The disk whose image is open, and the jobs. Throws {@linkcode XenblkError}. */
+function diskOf(
+  { service, jobs }: ControlledProcess,
+  device: string,
+): { readonly disk: Disk; readonly jobs: LazyJobs } {
+  const address = addressOf(service, device);
+  const disk = service.devices.heldBy(address)?.image?.disk;
+  if (disk !== undefined && jobs !== undefined) return { disk, jobs };
+  throw new XenblkError(`Cannot back up ${formatVdev(address.vdev)}: its image is not open at present`, {
+    remedy: "see what it waits for with `xenblk show`",
+  });
 }

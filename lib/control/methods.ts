@@ -8,6 +8,7 @@ import { XenblkError } from "../errors.ts";
 import type { HostPlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
 import type { LazyJobs } from "../jobs/door.ts";
+import type { Visits } from "../jobs/visits.ts";
 import { LOG_LEVELS, type Logging } from "../log.ts";
 import type { Service } from "../service.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
@@ -28,6 +29,8 @@ export interface ControlledProcess {
   readonly logging: Logging;
   /** Absent: its disks have none. */
   readonly jobs?: LazyJobs;
+  /** Absent: a disk that has no storage daemon gets none. */
+  readonly visits?: Visits;
 }
 
 /** The handlers by method; those that a process does not have are absent. */

@@ -11,6 +11,7 @@ import { exportMethods } from "./export_methods.ts";
 import { jobMethods } from "./job_methods.ts";
 import { basicMethods, type ControlledProcess } from "./methods.ts";
 import { ControlServer } from "./server.ts";
+import { visitMethods } from "./visiting.ts";
 
 /** Where the socket is, and who hears of trouble. */
 export interface ControlOptions extends ControlledProcess {
@@ -35,6 +36,7 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
         ...exportMethods(options, options),
         ...jobMethods(options),
         ...snapshotMethods(options),
+        ...visitMethods(options),
       },
       subscribed,
       warn,

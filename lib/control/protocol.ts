@@ -9,6 +9,7 @@ import type { DeviceReport } from "../backend/status.ts";
 import type { ErrorKind } from "../errors.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { JobReport } from "../jobs/job.ts";
+import type { Pause, VisitState } from "../jobs/visits.ts";
 import type { LogLevel } from "../log.ts";
 import type { SnapshotChain } from "../storage/qemu/overlay_chain.ts";
 import type { TakenSnapshot } from "../storage/qemu/overlay_create.ts";
@@ -123,6 +124,17 @@ export interface ExportParams extends DeviceParams {
   readonly stays?: boolean;
 }
 
+/** Of what needs a storage daemon. */
+export interface Entering {
+  /** The disk had none, and has entered one: so long its requests waited. */
+  readonly entered?: Pause;
+}
+
+/** A job that has begun. */
+export interface BegunJob extends Entering {
+  readonly job: JobReport;
+}
+
 /** The methods: their parameters and results. */
 export interface Methods {
   /** Who answers. */
@@ -152,10 +164,15 @@ export interface Methods {
   };
   /**
    * Gives the disk another image under its guest, which must find the same data there. `before` and `now` describe the
-   * images for people; sizes in sectors of 512 bytes. Requests waited for `pausedMs`; absent for a disc.
+   * images for people; sizes in sectors of 512 bytes. Requests waited for `pausedMs`; absent for a disc. With `releaseFirst`
+   * the present image is closed first if the new one is locked, and then its lock is waited for.
    */
   readonly swap: {
-    readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
+    readonly params: DeviceParams & {
+      readonly image: string;
+      readonly timeoutMs?: number;
+      readonly releaseFirst?: boolean;
+    };
     readonly result: Exchanged;
   };
   /**
@@ -168,7 +185,7 @@ export interface Methods {
       readonly timeoutMs?: number;
       readonly bytesPerSecond?: number;
     };
-    readonly result: { readonly job: JobReport };
+    readonly result: BegunJob;
   };
   /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
@@ -189,7 +206,7 @@ export interface Methods {
   /** Shows a disk as it is now, read-only, while the guest goes on. */
   readonly export: {
     readonly params: ExportParams;
-    readonly result: { readonly uri: string; readonly sizeBytes: number; readonly taken: string };
+    readonly result: Entering & { readonly uri: string; readonly sizeBytes: number; readonly taken: string };
   };
   /** Answers once the export of the disk has ended: why, and whether its readers can have lost something. */
   readonly exportEnded: {
@@ -204,15 +221,26 @@ export interface Methods {
     readonly result: { readonly jobs: readonly JobReport[] };
   };
   /** Starts a backup, and answers once it has begun. */
-  readonly backup: { readonly params: BackupParams; readonly result: { readonly job: JobReport } };
+  readonly backup: { readonly params: BackupParams; readonly result: BegunJob };
   /** Ends a job, and answers with its end. */
   readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
-  /** Takes a snapshot of all of these disks at one instant; one storage daemon must have them. */
+  /**
+   * Takes a snapshot of all of these disks at one instant; one storage daemon must have them. With `keep`, the oldest
+   * snapshots of each that has more are then given up, one after the other: `jobs` are the first, once they have begun, and
+   * `warnings` say why others have not.
+   */
   readonly snapshotCreate: {
-    readonly params: { readonly devices: readonly string[]; readonly snapshot: string };
+    readonly params: {
+      readonly devices: readonly string[];
+      readonly snapshot: string;
+      readonly keep?: number;
+      readonly bytesPerSecond?: number;
+    };
     readonly result: {
-      readonly disks: readonly (DeviceParams & TakenSnapshot)[];
+      readonly disks: readonly (DeviceParams & TakenSnapshot & Entering)[];
       readonly pauseMs: number;
+      readonly jobs: readonly JobReport[];
+      readonly warnings: readonly string[];
     };
   };
   /** The snapshots of a disk, the newest first. */
@@ -225,6 +253,16 @@ export interface Methods {
     readonly params: DeviceParams & { readonly snapshot?: string; readonly bytesPerSecond?: number };
     readonly result: { readonly job: JobReport };
   };
+  /**
+   * Begins to give up one snapshot and to keep the others: what was written from it to the next one is merged into the image
+   * below. If the job fails, or is cancelled, all others stay.
+   */
+  readonly snapshotDelete: {
+    readonly params: DeviceParams & { readonly snapshot: string; readonly bytesPerSecond?: number };
+    readonly result: { readonly job: JobReport };
+  };
+  /** Where the visit of a raw disk in its storage daemon stands, once the disk neither enters nor leaves. */
+  readonly daemonVisit: { readonly params: DeviceParams; readonly result: VisitState };
   /** Sets the level of the process's own log if one is given, and answers with the present one. */
   readonly logLevel: { readonly params: { readonly level?: LogLevel }; readonly result: { readonly level: LogLevel } };
 }

@@ -45,10 +45,17 @@ export interface JobOrder<D> {
   /** For the end of the job, perhaps in a later process: plain data, written to a file. */
   readonly details: D;
   /**
+   * Makes what the job needs beside its daemon, and what {@linkcode JobKind.end} removes. What it rejects with is the order's
+   * error. Absent: nothing.
+   */
+  prepare?(): Promise<void>;
+  /**
    * Starts the daemon's job of that name, in turn with all else about the guest's disks: with `auto-dismiss` false, so
    * that its end is not missed. What it rejects with is the order's error, after {@linkcode JobKind.end}.
    */
   begin(monitor: DaemonMonitor, name: string): Promise<void>;
+  /** What this process does for the job once it has begun; the job is over after that. Absent: nothing. */
+  follow?(): Promise<unknown>;
 }
 
 /** A job that is over for its daemon, or with it. */
@@ -78,6 +85,8 @@ export interface JobKind {
    * waits for somebody else.
    */
   ready?(job: ReadyJob): Promise<void>;
+  /** Has the daemon's job end soon. Absent: QEMU's `job-cancel` does. Rejects with XenblkError. */
+  cancel?(monitor: DaemonMonitor, job: Omit<ReadyJob, "details">): Promise<void>;
   /** Whether the work of a job is done although its daemon says otherwise. Absent: it is not. */
   succeeded?(end: JobEnd): Promise<boolean>;
   /**

@@ -21,8 +21,13 @@ const LOOK_MS = 250;
 const IDLE_LOOK_MS = 2_000;
 /** How long a cancelled job may take to end: its target may not answer. */
 const CANCEL_MS = 30_000;
+/** How long what the process does for a job may go on when its daemon has ended it. */
+const FOLLOW_MS = 60_000;
 /** How long the ends of jobs may take when the process ends. */
 const CLOSE_MS = 5_000;
+
+/** Why a job is over whose disk is not served by a daemon any more. */
+const CLOSED = "its disk was closed";
 
 /** The disks of the process. */
 export interface JobDisks {
@@ -30,6 +35,10 @@ export interface JobDisks {
   daemonOf(device: string): DiskDaemon | undefined;
   /** Another process has the device, or may have it. */
   isForeign(device: string): boolean;
+  /** The device is gone, or an image of it is open that no daemon serves: no daemon has a disk of it. */
+  isWithoutDaemon(device: string): boolean;
+  /** The disk gets another image now. */
+  isExchanging(device: string): boolean;
 }
 
 /** What the jobs of a process are made of. */
@@ -56,6 +65,10 @@ interface LiveJob {
   toldReady: boolean;
   /** Why it could not be completed. */
   failure?: string;
+  /** What the process does for it. */
+  following?: Promise<unknown>;
+  /** What its kind does since it is ready. */
+  completing?: Promise<void>;
 }
 
 /** The jobs of one process. */
@@ -110,11 +123,12 @@ export class Jobs implements AsyncDisposable {
    * nothing is then left of it.
    */
   async start<D>(order: JobOrder<D>): Promise<JobReport> {
-    const { kind, device, daemon, target, note, details } = order;
+    const { kind, device, target, note } = order;
     const id = `${device.replaceAll("/", "-")}-${kind}`;
     const others = [...this.#live.values()].map(({ record }) => record.report);
     const other = others.find((report) => report.device === device);
     if (other !== undefined || this.#starting.has(device)) throw isRunning(kind, other);
+    if (this.#options.disks.isExchanging(device)) throw isExchanging(kind);
     this.#starting.add(device);
     try {
       const report: JobReport = {
@@ -128,20 +142,9 @@ export class Jobs implements AsyncDisposable {
         totalBytes: 0,
         started: new Date().toISOString(),
       };
-      const record = await daemon.run(async (monitor) => {
-        const { pid } = monitor;
-        const process = await identify(pid) ?? { pid, startTime: "", bootId: "" };
-        const record = { version: 1, report, name: `${daemon.prefix}${kind}`, process, details } as const;
-        await this.#records.write(record);
-        try {
-          await order.begin(monitor, record.name);
-        } catch (error) {
-          // One that does not answer may have begun: the looks find out.
-          if (!(error instanceof QmpSilentError)) throw await this.#undone(record, error);
-        }
-        return record;
-      });
+      const record = await this.#begin(order, report);
       const job = this.#add(record, true);
+      if (order.follow !== undefined) job.following = order.follow().catch(() => {}); // the job's end says it
       this.#options.logger.info(`${device}: ${kind}${toward(report)} has begun`);
       this.#tell(job.record.report);
       this.#watch();
@@ -162,8 +165,11 @@ export class Jobs implements AsyncDisposable {
       });
     }
     job.cancelling = true;
+    const { record: { process, name, report: { kind, device } } } = job;
     await daemon.run(async (monitor) => {
-      if (monitor.pid === job.record.process.pid) await monitor.execute("job-cancel", { id: job.record.name });
+      if (monitor.pid !== process.pid) return;
+      const { cancel } = await this.#options.kinds[kind]?.() ?? {};
+      await (cancel?.(monitor, { device, daemon, name }) ?? monitor.execute("job-cancel", { id: name }));
     }).catch((error) => {
       if (this.#live.has(id) && !job.ending) throw error; // else it has just ended
     });
@@ -206,9 +212,38 @@ export class Jobs implements AsyncDisposable {
     return job;
   }
 
+  /** The record is there before anything is made: a later process learns by it what there may be to remove. */
+  async #begin<D>(order: JobOrder<D>, report: JobReport): Promise<JobRecord> {
+    const { daemon } = order;
+    let record: JobRecord | undefined;
+    try {
+      if (order.prepare !== undefined) {
+        record = await daemon.run(({ pid }) => this.#announce(order, report, pid));
+        await order.prepare();
+      }
+      return await daemon.run(async (monitor) => {
+        record = await this.#announce(order, report, monitor.pid);
+        await order.begin(monitor, record.name);
+        return record;
+      });
+    } catch (error) {
+      if (record === undefined) throw error;
+      // One that does not answer may have begun: the looks find out.
+      if (error instanceof QmpSilentError) return record;
+      throw await this.#undone(record, error);
+    }
+  }
+
+  async #announce<D>({ daemon, kind, details }: JobOrder<D>, report: JobReport, pid: number): Promise<JobRecord> {
+    const process = await identify(pid) ?? { pid, startTime: "", bootId: "" };
+    const record = { version: 1, report, name: `${daemon.prefix}${kind}`, process, details } as const;
+    await this.#records.write(record);
+    return record;
+  }
+
   /** What is left of a job that could not begin is removed; the error to throw. */
   async #undone({ report: { id, device, kind }, details }: JobRecord, error: unknown): Promise<unknown> {
-    // The daemon is in the middle of this call: what is added to it is removed by `begin` itself.
+    // What is added to the daemon is removed by `begin` itself.
     await this.#end(kind, { device, details, error: errorText(error) }).catch(() => {}); // it says the same
     await this.#records.remove(id);
     this.#past.delete(id);
@@ -247,7 +282,7 @@ export class Jobs implements AsyncDisposable {
       const isOpen = this.#options.disks.daemonOf(device) !== undefined;
       const found = present?.find((each) => each.id === name);
       if (found !== undefined) this.#take(job, found);
-      else if (job.held && !isOpen) this.#over(job, "its disk was closed");
+      else if (!isOpen && (job.held || this.#options.disks.isWithoutDaemon(device))) this.#over(job, CLOSED);
       else if (isDead) this.#over(job, deathOf(process.pid));
       else if (present !== undefined) this.#over(job, "its storage daemon knows nothing of it: the disk was closed");
       job.held ||= isOpen;
@@ -276,31 +311,48 @@ export class Jobs implements AsyncDisposable {
     job.record = { ...job.record, report: now };
     if (state === "over") this.#over(job, found.error, true);
     else if (isNews) this.#tell(now);
-    if (state === "ready" && !job.toldReady) void this.#complete(job);
+    if (found.stopped !== undefined && !job.cancelling) void this.#giveUp(job, found.stopped);
+    else if (state === "ready" && !job.toldReady) void this.#complete(job);
+  }
+
+  /** Ends a job that cannot be completed. */
+  async #giveUp(job: LiveJob, failure: string): Promise<void> {
+    const { id } = job.record.report;
+    job.failure = failure;
+    if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
   }
 
   async #complete(job: LiveJob): Promise<void> {
-    const { report: { kind, device, id }, name, details } = job.record;
+    const { report: { kind, device }, name, details } = job.record;
     const daemon = this.#options.disks.daemonOf(device);
     if (daemon === undefined) return;
     job.toldReady = true;
-    try {
+    const complete = async (): Promise<void> =>
       await (await this.#options.kinds[kind]?.())?.ready?.({ device, daemon, name, details });
+    try {
+      await (job.completing = complete());
     } catch (error) {
-      job.failure = errorText(error);
-      if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
+      await this.#giveUp(job, errorText(error));
     }
   }
 
   #over(job: LiveJob, error: string | undefined, byDaemon = false): void {
     if (job.ending) return;
     job.ending = true;
-    const isCancelled = job.failure === undefined && error !== undefined &&
-      (job.cancelling || error === CANCELLED || error === "its disk was closed");
-    void this.#finish(job, job.failure ?? error, isCancelled, byDaemon);
+    void this.#finish(job, error, byDaemon);
   }
 
-  async #finish(job: LiveJob, error: string | undefined, isCancelled: boolean, byDaemon: boolean): Promise<void> {
+  /** Waits for what the process does for a job that is over: it decides how it ended, or knows why it could not complete it. */
+  async #settle(job: LiveJob): Promise<void> {
+    if (job.following !== undefined) await endsWithin(job.following, FOLLOW_MS);
+    await job.completing?.catch((error) => job.failure ??= errorText(error));
+  }
+
+  async #finish(job: LiveJob, reason: string | undefined, byDaemon: boolean): Promise<void> {
+    await this.#settle(job);
+    const error = job.failure ?? reason;
+    const isCancelled = job.failure === undefined && error !== undefined &&
+      (job.cancelling || error === CANCELLED || error === CLOSED);
     const { logger, disks } = this.#options;
     const { report: { id, kind, device }, details, name } = job.record;
     const daemon = byDaemon ? disks.daemonOf(device) : undefined;
@@ -356,6 +408,13 @@ function isRunning(kind: string, other: JobReport | undefined): XenblkError {
   const [what, id] = other === undefined ? ["job", "JOB"] : [other.kind, other.id];
   return new XenblkError(`Cannot start a ${kind}: the disk has a ${what} that is running`, {
     remedy: `wait for it (\`xenblk job list\`), or end it with \`xenblk job cancel ${id}\``,
+  });
+}
+
+/** It would end with the image that the disk has now. */
+function isExchanging(kind: string): XenblkError {
+  return new XenblkError(`Cannot start a ${kind}: the disk gets another image now`, {
+    remedy: "repeat it once that is over, see `xenblk show`",
   });
 }
 

@@ -5,19 +5,25 @@
  */
 
 import { errorText, XenblkError } from "../errors.ts";
+import { lookWithin } from "../path_lookup.ts";
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { activeImage } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
 import { imageGraph } from "../storage/qemu/chain.ts";
+import { explainQmpError } from "../storage/qemu/explain.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
 import { QemuImg } from "../storage/qemu/image_info.ts";
+import { checkNotViewed } from "../storage/qemu/instant.ts";
 import { removeNamed } from "../storage/qemu/removal.ts";
 import { planDisk } from "../storage/qemu/plan.ts";
-import { jobsOf } from "./daemon_jobs.ts";
-import type { JobKind, JobOrder } from "./job.ts";
+import { QmpError } from "../storage/qemu/qmp.ts";
+import { jobsOf, stateOf } from "./daemon_jobs.ts";
+import type { JobKind, JobOrder, ReadyJob } from "./job.ts";
 
 /** Between two questions whether the daemon has let go of the target. */
 const LOOK_MS = 5;
+/** How long a guest's requests wait for the end of a mirror that is cancelled. */
+const CANCEL_MS = 2_000;
 
 /** What is kept of a mirror. */
 export interface MirrorDetails {
@@ -25,10 +31,12 @@ export interface MirrorDetails {
   readonly params: string;
   /** How long the guest's requests may wait at the switch-over. */
   readonly timeoutMs: number;
+  /** Files of the target, which the daemon reaches meanwhile. */
+  readonly files: readonly string[];
 }
 
 /** An exchange of images, as a mirror ends with it. */
-export interface Switchover extends MirrorDetails {
+export interface Switchover extends Omit<MirrorDetails, "files"> {
   /** Called once nothing is in flight and the present image is flushed, before the new one is opened. */
   readonly finish: (signal: AbortSignal) => Promise<void>;
 }
@@ -42,18 +50,22 @@ export interface MirrorDisks {
 }
 
 /** What is wanted. */
-export interface MirrorRequest extends MirrorDetails {
+export interface MirrorRequest extends Omit<MirrorDetails, "files"> {
   readonly device: string;
   readonly daemon: DiskDaemon;
+  /** Of the disk. */
+  readonly rings: number;
   /** What may be named, as in DiskRequest. */
   readonly allowImages: readonly string[];
+  /** Rejects with {@linkcode XenblkError} if somebody uses the block device of that path. */
+  readonly checkDevice: (path: string) => Promise<void>;
   /** The most that is copied in a second, beside what the guest writes. Absent: as much as both images take. */
   readonly bytesPerSecond?: number;
 }
 
 /** A mirror to start. Rejects with {@linkcode XenblkError} if its target cannot be one. */
 export async function orderMirror(
-  { device, daemon, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
+  { device, daemon, rings, params, timeoutMs, allowImages, checkDevice, bytesPerSecond = 0 }: MirrorRequest,
 ): Promise<JobOrder<MirrorDetails>> {
   const label = `image ${withoutPasswords(params)}`;
   const name = imageName(await parseParams(params));
@@ -69,8 +81,15 @@ export async function orderMirror(
     queues: 1,
     home: undefined,
   });
+  if (plan.fragile && rings > 1) throw tooManyRings(label, rings);
+  for (const { path, writable } of plan.files) {
+    const isDevice = writable && (await lookWithin(path, () => Deno.stat(path).catch(() => undefined)))?.isBlockDevice;
+    if (isDevice) await checkDevice(path);
+  }
+  const files = plan.files.map(({ path }) => path);
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
+    await checkNotViewed(execute, daemon.prefix, `Cannot mirror to ${label}`);
     await monitor.allow(plan.files);
     const nodes = plan.nodes({ aio: "threads", native: false });
     try {
@@ -78,21 +97,30 @@ export async function orderMirror(
       for (const node of nodes) await execute("blockdev-add", node);
       const [have, need] = [await nodeSize(execute, graph.top), await nodeSize(execute, daemon.top)];
       if (have < need) throw tooSmall(label, have, need);
+      const target = have === need ? graph.top : `${daemon.prefix}mirror-part`;
+      // QEMU wants a target that is as large as the disk: of a larger one, the first part.
+      if (have > need) {
+        await execute("blockdev-add", { "node-name": target, driver: "raw", file: graph.top, size: need });
+      }
       await execute("blockdev-mirror", {
         "job-id": name,
         device: daemon.top,
-        target: graph.top,
+        target,
         sync: "full",
         speed: bytesPerSecond,
         "copy-mode": "write-blocking",
+        // One that ended by itself would end as `cancelMirror` must not.
+        "on-source-error": "stop",
+        "on-target-error": "stop",
         "auto-dismiss": false,
       });
     } catch (error) {
-      await removeTarget(monitor, daemon.prefix);
-      throw error;
+      await removeTarget(monitor, daemon.prefix, files);
+      throw error instanceof QmpError ? explainQmpError(label, error) : error;
     }
   };
-  return { kind: "mirror", device, daemon, target: withoutPasswords(params), details: { params, timeoutMs }, begin };
+  const details = { params, timeoutMs, files };
+  return { kind: "mirror", device, daemon, target: withoutPasswords(params), details, begin };
 }
 
 /** What a process does with its mirrors. */
@@ -115,12 +143,13 @@ export function mirrorKind(disks: MirrorDisks): JobKind {
       switching.set(device, switchover);
       await switchover;
     },
+    cancel: cancelMirror,
     async succeeded({ device, details }): Promise<boolean> {
       await switching.get(device)?.catch(() => {});
       return await isDone(device, details);
     },
-    async end({ device, daemon, error }): Promise<undefined> {
-      await daemon?.run((monitor) => removeTarget(monitor, daemon.prefix));
+    async end({ device, daemon, details, error }): Promise<undefined> {
+      await daemon?.run((monitor) => removeTarget(monitor, daemon.prefix, detailsOf(details).files));
       if (error !== undefined) return;
       throw new XenblkError(failures.get(device) ?? "the process that was to switch the disk over has ended", {
         remedy: "the disk keeps its image, and what is in the target is of no use: mirror it anew",
@@ -129,13 +158,41 @@ export function mirrorKind(disks: MirrorDisks): JobKind {
   };
 }
 
+/**
+ * The guest's requests wait meanwhile, for some milliseconds: QEMU (7.2, for one) crashes if a mirror ends without its target
+ * while it writes there what the guest writes. Only a target that does not answer, and keeps such writes, ends with them.
+ */
+async function cancelMirror(
+  { execute, reroute }: DaemonMonitor,
+  { daemon: { top }, name }: Omit<ReadyJob, "details">,
+): Promise<void> {
+  const ends = async (): Promise<boolean> => {
+    await execute("job-cancel", { id: name });
+    for (const end = performance.now() + CANCEL_MS; performance.now() < end;) {
+      const job = (await jobsOf({ execute })).find(({ id }) => id === name);
+      if (job === undefined || stateOf(job) === "over") return true;
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
+    return false;
+  };
+  try {
+    // The node is the mirror's own, above the disk's, which goes with it.
+    await reroute(async (node) => await ends() ? top : node);
+  } catch (error) {
+    if (!(await jobsOf({ execute })).some((job) => job.id === name && stateOf(job) !== "over")) return;
+    if (error instanceof QmpError) throw error;
+    await execute("job-cancel", { id: name });
+  }
+}
+
 /** The daemon lets go of the target, which has all that the disk has: nothing is in flight. */
 async function finishMirror(daemon: DiskDaemon, name: string, signal: AbortSignal): Promise<void> {
   await daemon.run(({ execute }) => execute("block-job-cancel", { device: name, force: false }));
   for (;;) {
     signal.throwIfAborted();
     const job = (await daemon.run(jobsOf)).find(({ id }) => id === name);
-    if (job?.error !== undefined) throw new XenblkError(`Cannot complete the mirror: ${job.error}`);
+    const failure = job?.error ?? job?.stopped;
+    if (failure !== undefined) throw new XenblkError(`Cannot complete the mirror: ${failure}`);
     // Another daemon in its place knows nothing of it, nor of what the target still lacked.
     if (job === undefined) {
       throw new XenblkError("Cannot complete the mirror: its storage daemon has no such job any more");
@@ -145,9 +202,14 @@ async function finishMirror(daemon: DiskDaemon, name: string, signal: AbortSigna
   }
 }
 
-/** Removes the target's nodes and secrets. The daemon keeps what it does not let go of. */
-async function removeTarget({ execute }: DaemonMonitor, prefix: string): Promise<void> {
+/** Removes the target's nodes and secrets, and its files from the daemon's reach. It keeps what it does not let go of. */
+async function removeTarget(
+  { execute, disallow }: DaemonMonitor,
+  prefix: string,
+  files: readonly string[] = [],
+): Promise<void> {
   await removeNamed(execute, `${prefix}mirror`).catch(() => {}); // they end with the disk
+  await disallow(files);
 }
 
 function detailsOf(details: unknown): MirrorDetails {
@@ -159,6 +221,16 @@ function isLedOn(label: string, active: string): XenblkError {
   return new XenblkError(`Cannot mirror to ${label}: it is of a chain of snapshots that goes on with ${active}`, {
     remedy: "name a new image",
   });
+}
+
+/** The switch-over would refuse it when all is copied. */
+function tooManyRings(label: string, rings: number): XenblkError {
+  return new XenblkError(
+    `Cannot mirror to ${label}: a disk on an NBD server has one ring, and the guest has ${rings}`,
+    {
+      remedy: "attach the disk anew with one queue (`xenblk serve --queues 1`)",
+    },
+  );
 }
 
 function tooSmall(label: string, have: number, need: number): XenblkError {

@@ -5,9 +5,13 @@
  */
 
 import type { Parker, Wakeable, Waker, WakeToken } from "../hypervisor.ts";
+import { eventLoopTurn } from "../modules.ts";
 import { enterPark, leavePark, PARKED } from "../park_word.ts";
 import { hasFired, isSet, rouse, setWatcher } from "./events.ts";
 import { Machine } from "./machine.ts";
+
+/** How many waits may be over at once before the thread's event loop has a turn. */
+const MOST_AT_ONCE = 64;
 
 /** Reserves a word to sleep on. Disposing releases it, which must not happen before its Parker is disposed. */
 export function createWakeToken(machine: Machine): WakeToken & Disposable {
@@ -104,6 +108,8 @@ export class EventLoopParker implements Disposable {
   readonly #word: Int32Array;
   #watched: number | undefined;
   #disposed = false;
+  /** Waits, one after the other, that were over at once: the event loop had no turn. */
+  #atOnce = 0;
 
   constructor(machine: SharedArrayBuffer) {
     this.#machine = new Machine(machine);
@@ -130,11 +136,18 @@ export class EventLoopParker implements Disposable {
 
   /** Resolves when there are events that were not taken yet, or after a {@linkcode wake}. */
   async park(): Promise<void> {
-    if (this.#disposed || !enterPark(this.#word)) return;
-    const fired = this.#watched !== undefined && hasFired(this.#machine, this.#watched);
-    if (!fired) await Atomics.waitAsync(this.#word, 0, PARKED).value;
-    // Another sleeper may have the word by now.
-    if (!this.#disposed) leavePark(this.#word);
+    if (this.#disposed) return;
+    let waits = false;
+    if (enterPark(this.#word)) {
+      waits = this.#watched === undefined || !hasFired(this.#machine, this.#watched);
+      if (waits) await Atomics.waitAsync(this.#word, 0, PARKED).value;
+      // Another sleeper may have the word by now.
+      if (!this.#disposed) leavePark(this.#word);
+    }
+    this.#atOnce = waits ? 0 : this.#atOnce + 1;
+    if (this.#atOnce < MOST_AT_ONCE) return;
+    this.#atOnce = 0;
+    await eventLoopTurn();
   }
 
   /** Ends the present wait too. */

@@ -76,8 +76,11 @@ function headerFileOf(label: string, { directory }: DaemonServices): string {
   return `${directory}/${label.replaceAll("/", "-")}-snapshot`;
 }
 
-/** What a daemon is to open for an image. Nothing is opened for writing. Rejects with {@linkcode XenblkError}. */
-export async function findImage(request: DiskRequest, context: ChainContext): Promise<ImageGraph> {
+/**
+ * What a daemon is to open for an image; `without` as in {@linkcode ChainDaemon.find}. Nothing is opened for writing.
+ * Rejects with {@linkcode XenblkError}.
+ */
+export async function findImage(request: DiskRequest, context: ChainContext, without?: string): Promise<ImageGraph> {
   const { readOnly, cache, shared, allowImages, owner } = request;
   return await imageGraph(request, {
     ...context,
@@ -86,6 +89,7 @@ export async function findImage(request: DiskRequest, context: ChainContext): Pr
     readOnly,
     ...(cache === undefined ? {} : { cache }),
     ...(shared === undefined ? {} : { shared }),
+    ...(without === undefined ? {} : { without }),
   });
 }
 
@@ -107,8 +111,8 @@ export async function openDaemonDisk(
   const tag = nonceText(newNonce());
   const image = { format: request.format, target: request.target };
   const wanted = { graph, image, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
-  const again = async (other: DaemonImage): Promise<ImageGraph> =>
-    await findImage({ ...request, ...other }, { ...services, headerFile });
+  const again = async (other: DaemonImage, without?: string): Promise<ImageGraph> =>
+    await findImage({ ...request, ...other }, { ...services, headerFile }, without);
   return await serve(wanted, services, warn, { led: request.led === true, find: again });
 }
 
@@ -170,8 +174,8 @@ function cacheFor(
 interface WayToImage {
   /** By notes of snapshots, from another one. */
   readonly led: boolean;
-  /** How another image would be opened in its place. */
-  readonly find: (image: DaemonImage) => Promise<ImageGraph>;
+  /** How another image would be opened in its place; see ChainDaemon. */
+  readonly find: (image: DaemonImage, without?: string) => Promise<ImageGraph>;
 }
 
 function noOther(): Promise<never> {
@@ -233,7 +237,7 @@ class ServedDisk implements Disk {
 
   get daemon(): ChainDaemon {
     const daemon = this.#disk.daemon;
-    return { ...daemon, find: (image) => this.#find(daemon.image, image) };
+    return { ...daemon, find: (image, without) => this.#find(daemon.image, image, without) };
   }
 
   get named(): string | undefined {
@@ -282,8 +286,8 @@ class ServedDisk implements Disk {
     this.#watching = this.#watch();
   }
 
-  async #find(from: DaemonImage | undefined, image: DaemonImage): Promise<FoundImage> {
-    const { graph } = await this.#parts.way.find(image);
+  async #find(from: DaemonImage | undefined, image: DaemonImage, without?: string): Promise<FoundImage> {
+    const { graph } = await this.#parts.way.find(image, without);
     const name = `image ${imageLabel(image)}`;
     return { nodes: graph.nodes, change: (nodes) => this.#disk.changeTo(from, { graph, image, name }, nodes) };
   }

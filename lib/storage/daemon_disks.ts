@@ -64,6 +64,11 @@ export class DaemonDisks implements AsyncDisposable {
     return openDaemonDisk(request, this.#services, this.#warn);
   }
 
+  /** See {@linkcode ImageDaemons.prepare}. */
+  prepare(owner: DiskOwner): Promise<AsyncDisposable> {
+    return this.#services.daemons.prepare(owner);
+  }
+
   /** See {@linkcode OrphanedDisks.end}. */
   endLeftovers(isGone: (device: string) => boolean): Promise<string[]> {
     return this.#orphans.end(isGone);

@@ -213,8 +213,11 @@ export interface DiskDaemon {
 
 /** The daemon of an open disk, which can get other images on top. */
 export interface ChainDaemon extends DiskDaemon {
-  /** How the disk would be opened with another image on top, which exists. Rejects with {@linkcode XenblkError}. */
-  find(image: DaemonImage): Promise<FoundImage>;
+  /**
+   * How the disk would be opened with another image on top, which exists; `without`: the path of an image of its chain that
+   * is passed over, because the one below has all that it holds. Rejects with {@linkcode XenblkError}.
+   */
+  find(image: DaemonImage, without?: string): Promise<FoundImage>;
 }
 
 /** A running storage daemon. */

@@ -8,11 +8,12 @@ import { errorText, XenblkError } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
 import { socketPathBelow } from "../socket_path.ts";
 import type { DaemonMonitor, DiskDaemon } from "./disk.ts";
+import { nodeSize } from "./qemu/graph_steps.ts";
 import {
   beginView,
+  bitmapsOf,
   checkVersion,
   closeScratch,
-  describeNode,
   endReaders,
   exportView,
   instantNames,
@@ -205,7 +206,8 @@ async function examine(
   bitmap: string | undefined,
 ): Promise<Omit<Begun, "taken">> {
   checkVersion(monitor, what);
-  const { sizeBytes, bitmaps } = await describeNode(monitor.execute, top);
+  const sizeBytes = await nodeSize(monitor.execute, top);
+  const bitmaps = bitmap === undefined ? [] : await bitmapsOf(monitor.execute, top);
   if (bitmap !== undefined && !bitmaps.includes(bitmap)) {
     throw new XenblkError(`${what} with bitmap ${bitmap}: the disk has no such bitmap`, {
       remedy: bitmaps.length === 0 ? "leave --bitmap out: the disk has none" : `name one of ${bitmaps.join(", ")}`,

@@ -10,7 +10,10 @@ import { daemonsDirectory } from "./qemu/directory.ts";
 import { writeLogOwner } from "./write_log/name.ts";
 
 /** What is loaded. */
-export type LoadedDaemonDisks = Pick<DaemonDisks, "open" | "endLeftovers" | "discard" | typeof Symbol.asyncDispose>;
+export type LoadedDaemonDisks = Pick<
+  DaemonDisks,
+  "open" | "prepare" | "endLeftovers" | "discard" | typeof Symbol.asyncDispose
+>;
 
 /** Loads {@linkcode DaemonDisks} when they are needed. */
 export class LazyDaemonDisks implements AsyncDisposable {
@@ -31,6 +34,12 @@ export class LazyDaemonDisks implements AsyncDisposable {
   async open(request: DiskRequest): Promise<Disk> {
     await this.#looked;
     return await (await this.#load()).open(request);
+  }
+
+  /** See {@linkcode DaemonDisks.prepare}. */
+  async prepare(owner: DiskOwner): Promise<AsyncDisposable> {
+    await this.#looked;
+    return await (await this.#load()).prepare(owner);
   }
 
   /** See {@linkcode DaemonDisks.endLeftovers}. Loads nothing where no process has left a daemon or a write log. */

@@ -70,13 +70,19 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
   const find = (): Promise<typeof asked> => activeImage(asked, !request.readOnly);
   if (format === "raw" && !isByDaemon(asked)) return await openUnlessLed(asked, find, context);
   const image = await find();
-  if (image !== asked) return await openDisk({ ...image, led: true }, context);
+  if (image !== asked) return await openDisk(ledTo(image), context);
   if (!isByDaemon(asked)) endOther(asked, context);
   return await openNamed(asked, context);
 }
 
 function isByDaemon(image: DiskRequest): boolean {
   return image.engine === "qemu" || needsDaemon(image);
+}
+
+/** An image that notes lead to. The engine was chosen for the one that was named: it may not serve this one's format. */
+function ledTo(image: DiskRequest): DiskRequest {
+  const engine = enginesFor(image).includes(image.engine) ? image.engine : "auto";
+  return { ...image, engine, led: true };
 }
 
 /** What a storage daemon still has of the device, which is now served without one. */
@@ -97,10 +103,12 @@ async function openUnlessLed(
   // An image that cannot be written to may be the base of one that can.
   const opened = await openNamed(asked, context).then((disk) => undo.use(disk), (error: unknown) => ({ error }));
   if ("error" in opened && opened.error instanceof StorageSilentError) throw opened.error;
-  const image = await find();
+  const image = await find().catch((error) => {
+    throw "error" in opened ? opened.error : error;
+  });
   if (image !== asked) {
     await undo.disposeAsync();
-    return await openDisk({ ...image, led: true }, context);
+    return await openDisk(ledTo(image), context);
   }
   if ("error" in opened) throw opened.error;
   endOther(asked, context);

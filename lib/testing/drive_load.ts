@@ -114,11 +114,15 @@ export class DriveLoad implements DriveWork<LoadOutcome> {
     parker.watch(this.#events);
     using _end = endingTimer(this.#seconds, parker);
     const driver = this.#driver;
-    while (!driver.finished) {
-      let busy = true;
-      for (let turn = 0; turn < TURNS_PER_EVENT_LOOP_TURN && busy; turn++) busy = driver.step();
-      if (busy) await new Promise((resolve) => setTimeout(resolve, 0));
-      else if (!driver.prepareToSleep()) await parker.park();
+    for (let turns = 0; !driver.finished; turns++) {
+      const busy = driver.step();
+      if (turns >= TURNS_PER_EVENT_LOOP_TURN) {
+        await new Promise((resolve) => setTimeout(resolve, 0));
+        turns = 0;
+      } else if (!busy && !driver.prepareToSleep()) {
+        await parker.park();
+        turns = 0;
+      }
     }
     return driver.outcome();
   }

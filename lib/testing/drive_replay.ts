@@ -79,11 +79,15 @@ export class DriveReplay implements DriveWork<ReplayResult> {
     using parker = this.#parker;
     parker.watch(this.#events);
     const { driver } = replay;
-    while (!driver.finished) {
-      let busy = true;
-      for (let turn = 0; turn < TURNS_PER_EVENT_LOOP_TURN && busy; turn++) busy = driver.step();
-      if (busy) await new Promise((resolve) => setTimeout(resolve, 0));
-      else if (!driver.prepareToSleep()) await park(parker, driver.sleepMs);
+    for (let turns = 0; !driver.finished; turns++) {
+      const busy = driver.step();
+      if (turns >= TURNS_PER_EVENT_LOOP_TURN) {
+        await new Promise((resolve) => setTimeout(resolve, 0));
+        turns = 0;
+      } else if (!busy && !driver.prepareToSleep()) {
+        await park(parker, driver.sleepMs);
+        turns = 0;
+      }
     }
     const [read, write, flush, discard] = this.#latencies.histograms.map((each) => each.summary());
     const latencies = { read: read!, write: write!, flush: flush!, discard: discard! };

@@ -24,8 +24,12 @@ import {
 } from "../blkif/front_ring.ts";
 import type { FrontendConnection } from "../guest/frontend.ts";
 import type { EventChannels } from "../hypervisor.ts";
+import { eventLoopTurn } from "../modules.ts";
 import { EventLoopParker } from "../sim/park.ts";
 import { PAGE_BYTES, SECTOR_BYTES } from "../units.ts";
+
+/** How often responses may be there at once before the event loop has a turn. */
+const PASSES_PER_TURN = 64;
 
 /** One segment of a {@linkcode RawRequest}: sectors of one page. */
 export interface RawSegment {
@@ -163,15 +167,19 @@ export class RingClient implements Disposable {
 
   /** Takes responses as they come, until the end. */
   async #follow(): Promise<void> {
-    while (this.#ended === undefined) {
+    for (let passes = 0; this.#ended === undefined; passes++) {
       while (this.#events.take(this.#ports) === this.#ports.length);
       let more = false;
       for (let ring = 0; ring < this.#rings.length; ring++) {
         this.#takeResponses(ring);
         if (this.#rings[ring]!.finalCheck()) more = true;
       }
-      if (!more) await this.#parker.park();
-      else await Promise.resolve();
+      if (more && passes < PASSES_PER_TURN) {
+        await Promise.resolve();
+      } else {
+        await (more ? eventLoopTurn() : this.#parker.park());
+        passes = 0;
+      }
     }
   }
 

@@ -3,7 +3,7 @@
  * what the help says. The tasks that need no more are started with no more.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { CATALOG } from "../../lib/cli/catalog.ts";
 import { ROOT } from "../house/source.ts";
 import { nativeTest, NativeXen } from "../native/harness.ts";
@@ -73,7 +73,7 @@ nativeTest("the verbs that use Xen need no more than their help names", async ()
   Deno.writeFileSync(image, new Uint8Array(1 << 20));
   const journals = `${directory}/journals`;
   const env = { ...xen.env(), XENBLK_JOURNAL_DIR: journals };
-  const paths = [journals, image, "/etc/xenblk"];
+  const paths = [journals, image, `${image}.xenblk-snapshot`, "/etc/xenblk"];
   const nodes = { "frontend": "/local/domain/5/device/vbd/51712", "mode": "w", "params": image, "state": "1" };
   for (const [name, value] of Object.entries(nodes)) {
     await xen.run("xenstore-write", [`/local/domain/0/backend/qdisk/5/51712/${name}`, value]);
@@ -83,6 +83,14 @@ nativeTest("the verbs that use Xen need no more than their help names", async ()
   assertEquals(looks, [0, 0, 1], "it is not Connected, so it cannot grow");
   assertEquals(await run("detach", "web", "xvda", "--timeout=1"), 0);
   assertEquals(await run("attach", "web", image, "--timeout=1"), 4, "no guest answers");
+  const blind = [journals, image, "/etc/xenblk"];
+  const refused = await xenblk(["attach", "web", image], { permissions: await permissionsOf("attach", blind), env });
+  assertEquals(refused.status, 1);
+  assertStringIncludes(
+    refused.stderr,
+    `Cannot look for ${image}.xenblk-snapshot, which says where an image's later writes are: Deno was started without the ` +
+      `permission; run deno with --allow-read=${directory}`,
+  );
   const serve = startXenblk(["serve"], { permissions: await permissionsOf("serve", paths), env });
   const stdout = new Response(serve.stdout).text();
   let said = "";

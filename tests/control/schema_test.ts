@@ -117,9 +117,11 @@ Deno.test("every method, event and error is as the schema says", async () => {
     assertEquals((await client.call("mirror", { device, image: rig.image("third.img") }))["code"], -32001);
     await client.call("swap", { device, image: rig.image("third.img"), timeoutMs: 60_000 });
     await client.call("resize", { device, sizeBytes: 2 ** 22 });
-    await client.call("snapshotCreate", { devices: [device], snapshot: "monday" });
+    await client.call("snapshotCreate", { devices: [device], snapshot: "monday", keep: 7, bytesPerSecond: 1000 });
     await client.call("snapshots", { device });
     await client.call("snapshotCommit", { device, snapshot: "monday", bytesPerSecond: 1000 });
+    await client.call("snapshotDelete", { device, snapshot: "monday", bytesPerSecond: 1000 });
+    assertEquals(await client.call("daemonVisit", { device }), { visits: false });
     assertEquals((await client.call("export", { device }))["code"], -32001);
     assertEquals((await client.call("disc", { device, params: "null:1M" }))["code"], -32001);
     for (const method of ["exportEnded", "endExport"]) {

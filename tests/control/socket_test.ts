@@ -5,6 +5,7 @@
 import { assert, assertEquals, assertMatch, assertRejects, fail } from "@std/assert";
 import { ControlClient } from "../../lib/control/client.ts";
 import { prepareDirectory } from "../../lib/control/directory.ts";
+import { readLines } from "../../lib/control/lines.ts";
 import { MOST_REQUEST_BYTES, PROTOCOL_VERSION } from "../../lib/control/protocol.ts";
 import { ControlServer } from "../../lib/control/server.ts";
 import { liveDevices, servingProcesses } from "../../lib/control/serving.ts";
@@ -117,6 +118,32 @@ Deno.test("a process that does not answer costs a client its time limit, no more
     using _silent = Deno.listen({ transport: "unix", path });
     using client = (await ControlClient.connect(path))!;
     await assertRejects(() => client.call("hello", {}, { timeoutMs: 50 }), Error, "no answer for 0.05 s");
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("a process that is at work may take longer than one that says nothing at all", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const path = `${directory}/77.sock`;
+    using listener = Deno.listen({ transport: "unix", path });
+    using client = (await ControlClient.connect(path, 20))!;
+    using stream = await listener.accept();
+    const lines = readLines(stream, 4096);
+    const answer = async (id: number): Promise<void> => {
+      await stream.write(new TextEncoder().encode(`{"jsonrpc":"2.0","id":${id},"result":{}}\n`));
+    };
+    const asked = client.call("snapshots", { device: "vbd/1/51712" });
+    const { id } = JSON.parse((await lines.next()).value!);
+    for (let pings = 0; pings < 3; pings++) {
+      const ping = JSON.parse((await lines.next()).value!);
+      assertEquals(ping.method, "ping");
+      await answer(ping.id);
+    }
+    await answer(id);
+    assertEquals<unknown>(await asked, {});
+    await assertRejects(() => client.call("snapshots", { device: "vbd/1/51712" }), Error, "no answer for 0.04 s");
   } finally {
     await Deno.remove(directory, { recursive: true });
   }

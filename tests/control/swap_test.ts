@@ -10,6 +10,7 @@ import { XenblkError } from "../../lib/errors.ts";
 import { verifyImageFile } from "../../lib/guest/verify_image.ts";
 import type { Drive } from "../../lib/testing/drive.ts";
 import type { LoadOptions } from "../../lib/testing/drive_load.ts";
+import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { Rig } from "./rig.ts";
 
 const MIB = 2 ** 20;
@@ -54,13 +55,18 @@ class Stage implements AsyncDisposable {
     return stage;
   }
 
+  get address(): DeviceAddress {
+    const [, guest, vdev] = this.device.split("/").map(Number);
+    return { backendDomain: 0, kind: "vbd3", frontendDomain: guest, vdev } as DeviceAddress;
+  }
+
   node(name: string): string | undefined {
     return this.rig.host.store.read(`/local/domain/0/backend/${this.device}/${name}`);
   }
 
-  async swap(image: string, timeoutMs = 20_000): Promise<Exchanged> {
+  async swap(image: string, timeoutMs = 20_000, releaseFirst = false): Promise<Exchanged> {
     using client = await this.rig.client();
-    return await client.call("swap", { device: this.device, image, timeoutMs }, PATIENT);
+    return await client.call("swap", { device: this.device, image, timeoutMs, releaseFirst }, PATIENT);
   }
 
   /** A load that begins before what is done meanwhile, and ends after it. Every byte that it reads is right. */
@@ -160,6 +166,31 @@ Deno.test("an image that does not fit is refused with the reason, and the guest 
   assertEquals(verifyImageFile(image, drive.model).miscompares, 0);
 });
 
+Deno.test("an image that its owner lets go of is waited for while the present one is closed, and not for ever", async () => {
+  await using stage = await Stage.open();
+  const { rig, image, drive } = stage;
+  const held = rig.image("held.img");
+  using client = await rig.client();
+  const { device: holder } = await client.call("attach", { domain: "web", image: held }, PATIENT);
+  using _copy = copyingAtCommit(() => copyInto(image, held));
+  await stage.during({ mix: 0.5 }, async () => {
+    const error = await assertRejects(() => stage.swap(held, 1000, true), XenblkError);
+    assertStringIncludes(
+      error.line,
+      `xenblk serves it to ${holder}, and that has not ended although the present image`,
+    );
+    assertEquals(stage.node("params"), `raw:${image}`);
+    const before = drive.progress.requests;
+    await until(() => drive.progress.requests > before + 100);
+    const swapping = stage.swap(held, 20_000, true);
+    await until(() => rig.service.devices.heldBy(stage.address)?.image === undefined);
+    await client.call("detach", { device: holder }, PATIENT);
+    assertStringIncludes((await swapping).now, held);
+  });
+  assertEquals(stage.node("params"), `raw:${held}`);
+  assertEquals(verifyImageFile(held, drive.model).miscompares, 0);
+});
+
 Deno.test("a disk whose filter keeps writes from its image keeps that image", async () => {
   await using stage = await Stage.open({ filters: ["cow"] }, 1);
   const error = await assertRejects(() => stage.swap(stage.rig.image("b.img")), XenblkError);
@@ -168,9 +199,7 @@ Deno.test("a disk whose filter keeps writes from its image keeps that image", as
 
 Deno.test("an image that does not finish its requests is kept, after the time that was allowed", async () => {
   await using stage = await Stage.open({ filters: ["hang,rate=0,operations=write"] });
-  const { rig, image, drive, device } = stage;
-  const [, guest, vdev] = device.split("/").map(Number);
-  const address = { backendDomain: 0, kind: "vbd3", frontendDomain: guest, vdev } as never;
+  const { rig, image, drive, address } = stage;
   const [hang] = rig.service.devices.filtersOf(address);
   const other = rig.image("b.img");
   hang!.set({ rate: 1, count: 1 });

@@ -59,6 +59,9 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
   ["docs/backup.md", "tuesday.qcow2 --incremental", { how: "on a host" }],
   ["docs/backup.md", "qemu-img convert", { how: "on a host" }],
+  ["docs/migration.md", "qemu-nbd --shared=0", { how: "elsewhere", by: "tests/docs/migration_test.ts" }],
+  ["docs/migration.md", "xl migrate", { how: "elsewhere", by: "tests/docs/migration_test.ts" }],
+  ["docs/migration.md", "touch web-moved", { how: "elsewhere", by: "tests/docs/migration_test.ts" }],
   ["docs/figures.md", "xenblk top --guests", { how: "elsewhere", by: "tests/native/serve/top_test.ts" }],
   ["docs/control.md", "socat", {
     how: "on a host",

@@ -26,7 +26,7 @@ export async function bootSuite(cache: string, request: BootRequest): Promise<Bo
   const results = `${cache}/results-${boot}${attempt === 1 ? "" : `-${attempt}`}`;
   const names = scenarios.map((scenario) => scenario.name);
   await writeJob(job, request);
-  await shell("build/payload.sh", [cache, disk("payload"), job], 300);
+  await shell("build/payload.sh", [Deno.execPath(), cache, disk("payload"), job], 300);
   await shell("build/disks.sh", [disk("output"), disk("scratch")], 120);
   const started = performance.now();
   const secondsSince = (): number => Math.round((performance.now() - started) / 1000);

@@ -19,7 +19,6 @@ export class Builder {
   /** The stages so far, with their durations. */
   readonly stages: Stage[] = [];
   #fio: Promise<Built> | undefined;
-  #deno: Promise<Built> | undefined;
 
   /** `left` returns the seconds that remain for the whole run. */
   constructor(cache: string, left: () => number) {
@@ -38,11 +37,10 @@ export class Builder {
   /** Returns the folder with a suite's images. */
   async images(suite: string): Promise<string> {
     this.#fio ??= this.#makeFio();
-    this.#deno ??= this.#make("deno", [], [Deno.version.deno], "build/deno.sh", (out) => [Deno.version.deno, out]);
-    const [base, fio, deno] = await Promise.all([this.#base(suite), this.#fio, this.#deno]);
+    const [base, fio] = await Promise.all([this.#base(suite), this.#fio]);
     const scripts = ["build/common.sh", "build/images.sh", "build/kernel.sh", "dom0/initramfs-init", "guest/init"];
-    const below = [base.key, fio.key, deno.key];
-    const args = (out: string): string[] => [base.path, fio.path, deno.path, out];
+    const below = [base.key, fio.key];
+    const args = (out: string): string[] => [base.path, fio.path, out];
     return (await this.#make(suite, scripts, below, "build/images.sh", args)).path;
   }
 

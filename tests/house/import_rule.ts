@@ -58,6 +58,7 @@ const FRAME = [
   "host",
   "live",
   "live_jobs",
+  "live_visits",
   "metrics",
   "options",
   "output",
@@ -72,6 +73,7 @@ const FRAME = [
   "through_socket",
   "text",
   "verb",
+  "visit",
 ];
 /** The files of lib/cli that know all verbs. */
 const CATALOGUE = ["catalog", "completion", "completion_words", "main"];

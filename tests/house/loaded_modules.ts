@@ -44,6 +44,7 @@ const DOORS = [
   "lib/jobs/door.ts",
   "lib/jobs/job.ts",
   "lib/jobs/records.ts",
+  "lib/jobs/visits.ts",
   "lib/metrics/otlp_options.ts",
   "lib/storage/filter/holding.ts",
   "lib/storage/filter/limits.ts",

@@ -39,6 +39,7 @@ class Stage implements AsyncDisposable {
     const call = (name: string): void => void this.calls.push(name);
     return {
       open: () => (call("open"), Promise.reject(OPENED)),
+      prepare: () => (call("prepare"), Promise.reject(OPENED)),
       endLeftovers: () => (call("endLeftovers"), Promise.resolve(["a line"])),
       discard: () => (call("discard"), Promise.resolve()),
       [Symbol.asyncDispose]: () => (call("dispose"), Promise.resolve()),

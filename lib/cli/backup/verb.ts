@@ -10,6 +10,7 @@ import { jobText } from "../job/text.ts";
 import { choice, type Description, flag, optional, path, size } from "../options.ts";
 import { clientOfServing } from "../through_socket.ts";
 import { defineVerb } from "../verb.ts";
+import { enteredText } from "../visit.ts";
 
 /** Making the target's metadata may take so long. */
 const BEGIN_MS = 150_000;
@@ -26,7 +27,8 @@ export const backup = defineVerb({
   description:
     "The storage daemon of the disk copies it as it is at one instant. A file has the name TARGET.partial until it is " +
     "complete. With --incremental it is a qcow2 file with what has changed since the last backup, which is its backing " +
-    "file; where that is not known, it is a full one, and the verb says why. INT cancels the backup. See docs/backup.md.",
+    "file; where that is not known, it is a full one, and the verb says why. A raw disk that has no daemon enters one for " +
+    "this, and leaves it afterwards: a pause each time. INT cancels the backup. See docs/backup.md.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
@@ -67,7 +69,7 @@ export const backup = defineVerb({
     const { format, incremental, json } = options;
     const bytesPerSecond = options.rate;
     const scratch = options.scratch === undefined ? undefined : fromRoot(options.scratch);
-    const { job } = await client.call("backup", {
+    const { job, entered } = await client.call("backup", {
       device: deviceLabel(found.device),
       target: targetName(operands["target"]!),
       incremental,
@@ -75,9 +77,14 @@ export const backup = defineVerb({
       ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
       ...(scratch === undefined ? {} : { scratch }),
     }, { timeoutMs: BEGIN_MS });
-    if (!options.background) return await followJob(context, client, job, { json, cancels: true });
-    if (json) output.json(job);
-    else inform(jobText(job));
+    if (!options.background) {
+      return await followJob(context, client, job, { json, cancels: true, ...(entered && { entered }) });
+    }
+    if (json) output.json({ ...job, ...(entered && { entered }) });
+    else {
+      if (entered !== undefined) inform(enteredText(job.device, entered));
+      inform(jobText(job));
+    }
     return 0;
   },
 });

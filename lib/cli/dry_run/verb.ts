@@ -104,7 +104,7 @@ export const dryRun = defineVerb({
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
     "To lock IMAGE, and so with --write, also --allow-ffi, which is as good as all permissions, and --allow-read of " +
-    "/proc. A plugin needs --allow-all.",
+    "/proc and of IMAGE's directory. A plugin needs --allow-all.",
   examples: [
     "xenblk dry-run",
     "xenblk dry-run --seconds 10 --guests 4 --grants map",

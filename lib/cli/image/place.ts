@@ -6,8 +6,7 @@
 
 import { XenblkError } from "../../errors.ts";
 import { imageLocksOf } from "../../host_platform.ts";
-import { checkFree } from "../../storage/image/lock.ts";
-import { openDisk } from "../../storage/open.ts";
+import { checkUnused } from "../../storage/unused.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import type { Host } from "../verb.ts";
 
@@ -61,7 +60,7 @@ export class ImagePlace implements Disposable {
     });
     const info = await Deno.stat(real);
     // What is smaller than a sector is no image that anybody could use.
-    if (info.size >= SECTOR_BYTES || !info.isFile) await checkUnused(host, real);
+    if (info.size >= SECTOR_BYTES || !info.isFile) await checkUnusedOn(host, real);
     return ImagePlace.#at(real, info);
   }
 
@@ -119,19 +118,14 @@ export class ImagePlace implements Disposable {
 }
 
 /** Rejects with {@linkcode XenblkError} if the host, another process or a guest uses the file or block device. */
-async function checkUnused(host: Host, path: string): Promise<void> {
+async function checkUnusedOn(host: Host, path: string): Promise<void> {
   if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") {
     throw new XenblkError(`Cannot overwrite image ${path}: Deno was started without the permission to see its users`, {
       remedy: "run deno with --allow-ffi too, or remove the file",
     });
   }
   const platform = await host.openNativePlatform();
-  await using disk = await openDisk(
-    { format: "raw", target: path, readOnly: false, engine: "auto" },
-    { native: platform.files },
-  );
-  if (disk.image === undefined) return;
-  await checkFree(imageLocksOf(platform, () => {}), disk.image, { writes: true, shared: false, by: "image" });
+  await checkUnused(path, { native: platform.files, locks: imageLocksOf(platform, () => {}), by: "image" });
 }
 
 function cannotCreate(target: string, error: unknown): XenblkError {

@@ -8,6 +8,7 @@ import { XenblkError } from "../../errors.ts";
 import { isActive, type JobReport } from "../../jobs/job.ts";
 import { Progress, timeLeft } from "../progress.ts";
 import type { Context } from "../verb.ts";
+import { enteredText, leftText, visitOf } from "../visit.ts";
 import { jobText, progressText } from "./text.ts";
 
 /** Between two questions. */
@@ -19,6 +20,10 @@ const CANCEL_MS = 40_000;
 export interface Following {
   readonly json: boolean;
   readonly cancels: boolean;
+  /** Its disk has entered its storage daemon for it. */
+  readonly entered?: { readonly pausedMs: number };
+  /** Its disk may leave its daemon afterwards, whenever it has entered that. */
+  readonly leaves?: boolean;
 }
 
 /** Shows the job until it is over, and prints its end. Resolves with the exit status of the verb. */
@@ -26,9 +31,10 @@ export async function followJob(
   { output, quiet, signals, inform }: Context,
   client: ControlClient,
   begun: JobReport,
-  { json, cancels }: Following,
+  { json, cancels, entered, leaves = entered !== undefined }: Following,
 ): Promise<number> {
   const { signal } = signals;
+  if (entered !== undefined && !json) inform(enteredText(begun.device, entered));
   using progress = new Progress(output, quiet || json);
   const beganMs = performance.now();
   let job = begun;
@@ -40,8 +46,12 @@ export async function followJob(
   }
   progress[Symbol.dispose]();
   if (isActive(job) && cancels) job = (await client.call("jobCancel", { id: job.id }, { timeoutMs: CANCEL_MS })).job;
-  if (json) output.json(job);
-  else if (job.state === "failed") throw new XenblkError(failureOf(job));
+  const visit = leaves && !isActive(job) ? await visitOf(client, job.device) : { visits: false };
+  const told = json ? undefined : leftText(job.device, visit);
+  if (told !== undefined) inform(told);
+  if (json) {
+    output.json({ ...job, ...(entered === undefined ? {} : { entered }), ...(visit.left && { left: visit.left }) });
+  } else if (job.state === "failed") throw new XenblkError(failureOf(job));
   else inform(jobText(job));
   return job.state === "failed" || job.state === "cancelled" ? 1 : 0;
 }

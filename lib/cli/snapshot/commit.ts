@@ -44,7 +44,9 @@ export const commit = defineVerb({
       ...(snapshot === undefined ? {} : { snapshot }),
       ...(options.rate === undefined ? {} : { bytesPerSecond: options.rate }),
     });
-    if (!options.background) return await followJob(context, client, job, { json: options.json, cancels: true });
+    if (!options.background) {
+      return await followJob(context, client, job, { json: options.json, cancels: true, leaves: true });
+    }
     if (options.json) output.json(job);
     else output.data(`${job.id}\n`);
     return 0;

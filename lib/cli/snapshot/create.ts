@@ -4,13 +4,14 @@
  */
 
 import { deviceLabel } from "../../backend/journals.ts";
-import { LONG_CHAIN } from "../../storage/qemu/overlay_chain.ts";
+import { LONG_CHAIN, MOST_OVERLAYS } from "../../storage/qemu/overlay_chain.ts";
 import { parseVdev } from "../../xenbus/vdev.ts";
 import { usageError } from "../args.ts";
 import { namedDisk } from "../disk_result.ts";
-import { flag, optional, text } from "../options.ts";
+import { flag, integer, optional, size, text } from "../options.ts";
 import { showWait } from "../progress.ts";
 import { defineVerb } from "../verb.ts";
+import { enteredText } from "../visit.ts";
 import { clientOfAll, DOMAIN, namedDisks, PERMISSIONS, writableDisks } from "./disks.ts";
 
 /** As the daemon's transaction, and what comes before it. */
@@ -23,8 +24,8 @@ export const create = defineVerb({
   summary: "Take a snapshot of disks while their guest uses them, all at one instant",
   description:
     "What the disks hold now stays in their images; from now on the guest writes to qcow2 overlays, which lie beside them " +
-    "and are named after the snapshot. For disks that QEMU's storage daemon serves: qcow2 and other formats, and raw with " +
-    "--engine qemu. The disks have to be in one daemon. A note beside each image leads every later start of the guest to " +
+    "and are named after the snapshot. QEMU's storage daemon serves the disks from then on: a raw disk that has none enters " +
+    "it, which is one more pause. The disks have to be in one daemon. A note beside each image leads every later start of the guest to " +
     "the overlay, so its configuration can go on naming the image: see docs/snapshots.md.",
   operands: [
     DOMAIN,
@@ -41,10 +42,19 @@ export const create = defineVerb({
       ...text("NAME", "The snapshot's name, which is a part of the overlays' names"),
       allowed: "letters, digits, `.`, `_` and `-`",
     }, "the time"),
+    "keep": optional(
+      integer("Most snapshots of a disk: the oldest are given up, in the background", 1, MOST_OVERLAYS - 1),
+      "all",
+    ),
+    "rate": optional(size("For --keep: most bytes per second", 1024, 64 * 1024, 2 ** 40), "as fast as it can"),
     "json": flag("Print the overlays as JSON", "J"),
   },
   permissions: PERMISSIONS,
-  examples: ["xenblk snapshot create web xvda", "xenblk snapshot create web --all --name before-upgrade"],
+  examples: [
+    "xenblk snapshot create web xvda",
+    "xenblk snapshot create web --all --name before-upgrade",
+    "xenblk snapshot create web xvda --keep 7 --rate 50M",
+  ],
   async run({ host, output, quiet, inform }, options, operands): Promise<number> {
     const vdevs = operands["vdev"];
     if ((vdevs === undefined) !== options.all) throw usageError(VERB, "Cannot tell which disks: name VDEV, or --all");
@@ -55,19 +65,27 @@ export const create = defineVerb({
     const snapshot = options.name ?? nameOf(new Date());
     const devices = disks.map(({ device }) => deviceLabel(device));
     const wait = { output, quiet: quiet || options.json, what: "taking the snapshot" };
-    const asked = client.call("snapshotCreate", { devices, snapshot }, { timeoutMs: CALL_MS });
+    const { keep, rate } = options;
+    const shorten = { ...(keep !== undefined && { keep }), ...(rate !== undefined && { bytesPerSecond: rate }) };
+    const asked = client.call("snapshotCreate", { devices, snapshot, ...shorten }, { timeoutMs: CALL_MS });
     const taken = await showWait(wait, asked);
     const all = taken.disks.map(({ device: _device, ...made }, at) => ({ ...namedDisk(disks[at]!), ...made }));
     if (options.json) {
-      output.json({ snapshot, pauseMs: taken.pauseMs, disks: all });
+      const { pauseMs, jobs, warnings } = taken;
+      output.json({ snapshot, pauseMs, disks: all, jobs, warnings });
       return 0;
     }
+    for (const { device, entered } of taken.disks) if (entered !== undefined) inform(enteredText(device, entered));
     for (const { name, base, image, count } of all) {
       inform(`${name}: ${base} holds the snapshot ${snapshot}; the guest writes to ${image}`);
-      if (count >= LONG_CHAIN) {
-        inform(`${name} has ${count} snapshots, which makes reads slower: merge some with \`xenblk snapshot commit\``);
+      if (count >= LONG_CHAIN && keep === undefined) {
+        inform(
+          `${name} has ${count} snapshots, which makes reads slower: give some up with \`xenblk snapshot delete\``,
+        );
       }
     }
+    for (const { id } of taken.jobs) inform(`the oldest snapshot is being given up: job ${id}`);
+    for (const warning of taken.warnings) inform(`the disk has more snapshots than --keep: ${warning}`);
     inform("A configuration that names the base still works, with this xenblk: a note beside the base leads on");
     output.data(`${snapshot}\n`);
     return 0;

@@ -42,7 +42,12 @@ export const list = defineVerb({
     );
     if (options.json) output.json({ ...namedDisk(found), ...chain });
     else if (chain.snapshots.length === 0) inform("it has no snapshots");
-    else output.data(render(chain, !options["no-headings"], output.columns));
+    else {
+      output.data(render(chain, !options["no-headings"], output.columns));
+      for (const { snapshot, merging } of chain.snapshots) {
+        if (merging !== undefined) inform(`${snapshot} is being merged, or was in part: nobody can go back to it`);
+      }
+    }
     return 0;
   },
 });

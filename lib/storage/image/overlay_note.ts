@@ -28,6 +28,11 @@ export interface OverlayNote {
    * even if the merge was ended. Absent: none has begun.
    */
   readonly merging?: string;
+  /**
+   * The image below the base has all that the base holds: the overlay may name that one in the base's place, and the base's
+   * file may be gone. Absent: it has not.
+   */
+  readonly into?: string;
 }
 
 const SUFFIX = ".xenblk-snapshot";
@@ -81,13 +86,25 @@ export async function readNote(image: string): Promise<OverlayNote | undefined> 
     return parseNote(text) ?? bad(path, "it is damaged");
   } catch (error) {
     if (error instanceof XenblkError) throw error;
+    if (error instanceof Deno.errors.NotCapable) throw notPermitted(path, error);
     return isNoNote(error) ? undefined : bad(path, errorText(error));
   }
 }
 
-/** Writes the note beside the base, as a whole and durably. Rejects with {@linkcode XenblkError}; then there is none. */
-export async function writeNote(directory: string, note: OverlayNote): Promise<void> {
-  const path = notePath(`${directory}/${note.base}`);
+/** The same for one who only reads the image: where Deno keeps it from looking, there is none. */
+async function readNoteIfPermitted(image: string): Promise<OverlayNote | undefined> {
+  return await readNote(image).catch((error) => {
+    if (error instanceof XenblkError && error.cause instanceof Deno.errors.NotCapable) return undefined;
+    throw error;
+  });
+}
+
+/**
+ * Writes the note beside the base, or beside that image of its directory, as a whole and durably. Rejects with
+ * {@linkcode XenblkError}; then the one that was there stays.
+ */
+export async function writeNote(directory: string, note: OverlayNote, beside: string = note.base): Promise<void> {
+  const path = notePath(`${directory}/${beside}`);
   try {
     await lookWithin(path, async () => {
       await Deno.writeTextFile(`${path}.new`, `${JSON.stringify(note)}\n`);
@@ -153,14 +170,14 @@ export async function activeImage<N extends ImageName>(name: N, writes: boolean)
   const first = await realImagePath(name.target);
   let [path, found] = [first, format];
   for (let notes = 0; notes < MOST_NOTES; notes++) {
-    const note = await readNote(path);
+    const note = await (writes ? readNote(path) : readNoteIfPermitted(path));
     const isBase = note?.base === fileOf(path);
     if (note === undefined || (isBase && !writes && await isThere(path))) {
       if (note?.merging !== undefined) throw noSnapshot(imageLabel(name), note.snapshot);
       return path === first ? name : { ...name, format: found, target: path };
     }
     const next = `${directoryOf(path)}/${isBase ? note.overlay : note.base}`;
-    if (isBase && !await isTurned(next)) await checkOverlay(path, next, imageLabel(name));
+    if (isBase && !await leadsOn(next, path)) await checkOverlay(path, note, imageLabel(name));
     [path, found] = [next, isBase ? "qcow2" : note.baseFormat];
   }
   throw new XenblkError(`Cannot open image ${imageLabel(name)}: the notes of its snapshots lead in circles`, {
@@ -195,36 +212,39 @@ export async function syncPath(path: string): Promise<void> {
   await file.sync();
 }
 
-/** Whether the overlay's header names the base, by its path or beside itself. */
-async function isOverlayOf(overlay: string, base: string): Promise<boolean> {
+/** Whether the overlay's header names one of the images, by its path or beside itself. */
+async function isOverlayOf(overlay: string, bases: readonly string[]): Promise<boolean> {
   const backing = await backingOf(overlay);
-  return backing === base || backing === fileOf(base);
+  return bases.some((base) => backing === base || backing === fileOf(base));
 }
 
-/** Whether an overlay counts no more: its content is in the image that its note leads to. */
-async function isTurned(overlay: string): Promise<boolean> {
+/** Whether an overlay counts no more: its content is in the image that its note leads to, or in its base. */
+async function leadsOn(overlay: string, base: string): Promise<boolean> {
   const note = await readNote(overlay);
-  return note !== undefined && note.base !== fileOf(overlay);
+  return note !== undefined && (note.base !== fileOf(overlay) || note.into === fileOf(base));
 }
 
 async function isThere(path: string): Promise<boolean> {
   return await lookWithin(path, () => Deno.stat(path).then(() => true, () => false));
 }
 
-async function checkOverlay(base: string, overlay: string, label: string): Promise<void> {
+async function checkOverlay(base: string, note: OverlayNote, label: string): Promise<void> {
+  const directory = directoryOf(base);
+  const overlay = `${directory}/${note.overlay}`;
+  const bases = note.into === undefined ? [base] : [base, `${directory}/${note.into}`];
   const refusal = (why: string): XenblkError =>
     new XenblkError(`Cannot open image ${label}: what was written since its snapshot is in ${overlay}, ${why}`, {
       remedy: `put that file back, or give up what is in it: \`xenblk snapshot revert ${shellWord(base)}\``,
     });
   try {
-    if (!await isOverlayOf(overlay, base)) throw refusal(`which is no qcow2 image over ${base}`);
+    if (!await isOverlayOf(overlay, bases)) throw refusal(`which is no qcow2 image over ${base}`);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) throw refusal("which does not exist");
     throw error;
   }
 }
 
-/** There is none, or its name would be too long for one. A process that Deno keeps from looking there sees no notes. */
+/** There is none, or its name would be too long for one. A path that Deno keeps this process from resolving stays as it is. */
 function isNoNote(error: unknown): boolean {
   const { NotFound, NotADirectory, NotCapable } = Deno.errors;
   if ([NotFound, NotADirectory, NotCapable].some((kind) => error instanceof kind)) return true;
@@ -238,12 +258,12 @@ function parseNote(text: string): OverlayNote | undefined {
   } catch {
     return undefined;
   }
-  const { version, snapshot, created, base, baseFormat, overlay, merging } = value;
+  const { version, snapshot, created, base, baseFormat, overlay, merging, into } = value;
   const isName = (name: unknown): name is string => typeof name === "string" && name !== "" && !name.includes("/");
   if (version !== 1 || typeof snapshot !== "string" || typeof created !== "string") return undefined;
   if (!isName(base) || !isName(overlay) || typeof baseFormat !== "string") return undefined;
-  const begun = typeof merging === "string" ? { merging } : {};
-  return { version, snapshot, created, base, baseFormat, overlay, ...begun };
+  const merge = { ...(typeof merging === "string" && { merging }), ...(isName(into) && { into }) };
+  return { version, snapshot, created, base, baseFormat, overlay, ...merge };
 }
 
 /** The images below it may have a part of what was written later. */
@@ -251,6 +271,14 @@ export function noSnapshot(image: string, snapshot: string): XenblkError {
   return new XenblkError(`Cannot use snapshot ${snapshot} of image ${image}: it has been merged in part`, {
     remedy: "merge it as a whole, with `xenblk snapshot commit`, while its guest uses the disk",
   });
+}
+
+/** Nobody may write to an image without knowing whether its later writes are elsewhere. */
+function notPermitted(path: string, cause: Error): XenblkError {
+  return new XenblkError(
+    `Cannot look for ${path}, which says where an image's later writes are: Deno was started without the permission`,
+    { cause, remedy: `run deno with --allow-read=${directoryOf(path)}` },
+  );
 }
 
 function bad(path: string, why: string): never {

@@ -15,7 +15,17 @@ import type { ImageInfo, ImageInspector } from "./image_info.ts";
 import { snapshotFile } from "./snapshot.ts";
 import { checkContent, lookAtFile, type LookedFile, severalExtents } from "./local_file.ts";
 import { storeTree } from "./store.ts";
-import { type BlockTree, childrenOf, isTree, localPath, mapOptions, nodesOf, parseTree, withChildren } from "./tree.ts";
+import {
+  type BlockTree,
+  childrenOf,
+  isTree,
+  localPath,
+  mapOptions,
+  nodesOf,
+  parseTree,
+  withChildren,
+  withoutBacking,
+} from "./tree.ts";
 
 /** What finding a chain uses. */
 export interface ChainContext {
@@ -56,7 +66,10 @@ export async function imageTree(name: ImageName, context: ChainContext): Promise
 }
 
 /** How an image becomes a graph. */
-export interface ImageGraphOptions extends Omit<ChainContext, "readOnly">, Omit<GraphOptions, "label" | "inMemory"> {}
+export interface ImageGraphOptions extends Omit<ChainContext, "readOnly">, Omit<GraphOptions, "label" | "inMemory"> {
+  /** The path of a backing file that is passed over: the one below has all that it holds. Absent: none is. */
+  readonly without?: string;
+}
 
 /** What the storage daemon is to open for an image. */
 export interface ImageGraph {
@@ -67,7 +80,8 @@ export interface ImageGraph {
 
 /** Finds the files of an image and names their nodes. Rejects as {@linkcode imageTree} and {@linkcode graphOf}. */
 export async function imageGraph(name: ImageName, options: ImageGraphOptions): Promise<ImageGraph> {
-  const tree = await imageTree(name, options);
+  const named = await imageTree(name, options);
+  const tree = options.without === undefined ? named : withoutBacking(named, options.without);
   const inMemory = await filesInMemory(tree);
   return { graph: graphOf(tree, { ...options, inMemory, label: imageLabel(name) }), description: describeTree(tree) };
 }

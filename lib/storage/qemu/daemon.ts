@@ -481,7 +481,7 @@ export class StorageDaemon implements Disposable {
 
   /** Takes files out of the daemon's root, except those of some disks. */
   async #take(paths: readonly string[], but: readonly DiskRecord[]): Promise<void> {
-    if (!this.#record.rooted) return;
+    if (!this.#record.rooted || await this.fate(0) !== undefined) return;
     const others = but.flatMap(({ files }) => files);
     const taken = paths.filter((path) => !others.some((file) => file.path === path));
     const reason = await takeFiles(this.process, this.directory.root, taken);

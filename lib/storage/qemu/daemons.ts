@@ -13,22 +13,22 @@ import { endsWithin } from "../../within.ts";
 import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
 import { StorageDaemon } from "./daemon.ts";
-import { endStrays, endUnfinished, lostDisks } from "./leftovers.ts";
+import { endStrays, endUnfinished, lostDisks, removeUnfinishedOverlay } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
 import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
-import { busy, notPermitted, processEnds } from "./refusals.ts";
-import { directoryName, guestOfDirectory, isOtherGuest, mentions, RunDirectory } from "./record.ts";
+import { busy, fail, notPermitted, processEnds } from "./refusals.ts";
+import { directoryName, guestOfDirectory, isOtherGuest, lockName, mentions, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
 import type { DaemonEnvironment } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
 import type { OpenedDisk } from "./top_change.ts";
 import { daemonNames } from "./survey.ts";
-import { type DaemonUser, daemonUser, userOf } from "./user.ts";
+import { type DaemonUser, daemonUser, passwords, userOf } from "./user.ts";
 import type { DiskOwner } from "../disk.ts";
-import type { DaemonDisk, ImageDaemons, OrphanedDisk, QemuRequest } from "./types.ts";
+import type { DaemonDisk, DaemonOwner as Owner, ImageDaemons, OrphanedDisk, QemuRequest } from "./types.ts";
 
 /** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
 const QUEUES = 8;
@@ -76,12 +76,6 @@ interface HeldDaemon {
   waitMs: number;
 }
 
-/** Whose daemon is wanted, and of which kind. */
-interface Owner extends DiskOwner {
-  /** See DiskPlan. */
-  readonly fragile: boolean;
-}
-
 /** The daemons of one process. */
 export class StorageDaemons implements ImageDaemons {
   readonly #options: StorageDaemonsOptions;
@@ -102,6 +96,8 @@ export class StorageDaemons implements ImageDaemons {
   readonly #renewing = new Set<StorageDaemon>();
   readonly #timers: readonly ReturnType<typeof setInterval>[];
   #closesRest = false;
+  /** Guests whose daemons are kept without disks. */
+  readonly #kept = new Set<Pick<DiskOwner, "guest">>();
   /** What is being opened now is closed again. */
   #ends = false;
   #confinement: Promise<Confinement> | undefined;
@@ -143,6 +139,7 @@ export class StorageDaemons implements ImageDaemons {
         const other = lostBefore === undefined ? daemon.record.lost[owner.device] : undefined;
         if (other !== undefined) this.#logger.error(`${other.name}: answered writes may be lost: ${other.reason}`);
         const socket = await daemon.add(owner.device, name, plan);
+        await removeUnfinishedOverlay(request);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
         const use = { readOnly, queues: this.#queues, writeThrough, errorsLose: plan.fragile, warn };
@@ -158,6 +155,19 @@ export class StorageDaemons implements ImageDaemons {
         throw error;
       }
     });
+  }
+
+  async prepare(owner: DiskOwner): Promise<AsyncDisposable> {
+    const { guest } = owner;
+    await using undo = new AsyncDisposableStack();
+    undo.defer(() => this.#inTurn(guest, () => this.#endUnused(guest)));
+    const kept = undo.adopt({ guest }, (kept) => void this.#kept.delete(kept));
+    this.#kept.add(kept);
+    await this.#inTurn(guest, async () => {
+      if (this.#ends) throw processEnds(`the storage daemon of ${owner.device}`);
+      await this.#daemonFor({ ...owner, fragile: false });
+    });
+    return undo.move();
   }
 
   async orphans(isGone: (device: string) => boolean): Promise<readonly OrphanedDisk[]> {
@@ -388,9 +398,14 @@ export class StorageDaemons implements ImageDaemons {
     if (held !== undefined) await held.daemon.remove(owner.device, pingMs);
     this.#unclosed.delete(owner.device);
     if (settled) await this.#settle(owner);
+    await this.#endUnused(owner.guest);
+  }
+
+  async #endUnused(of: number): Promise<void> {
+    if ([...this.#kept].some(({ guest }) => guest === of)) return;
     for (const [name, { daemon, lock }] of this.#held) {
       const { guest, disks } = daemon.record;
-      if (guest !== owner.guest || Object.keys(disks).length > 0) continue;
+      if (guest !== of || Object.keys(disks).length > 0) continue;
       this.#held.delete(name);
       this.#limiter.forget(guest as DomId);
       using _lock = lock;
@@ -482,17 +497,4 @@ export class StorageDaemons implements ImageDaemons {
   #loggerOf(guest: number): Logger {
     return labelled(this.#limiter.forGuest(guest as DomId), `storage daemon of domain ${guest}`);
   }
-}
-
-/** The lock of a daemon, in the store of journals. */
-function lockName(directory: string): string {
-  return `daemon.${directory}.lock`;
-}
-
-function fail(error: Error): never {
-  throw error;
-}
-
-async function passwords(): Promise<string> {
-  return await Deno.readTextFile("/etc/passwd").catch(() => "");
 }

@@ -29,7 +29,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/key-secret|Invalid password|[Cc]annot unlock|Parameter 'key/, "name the file that holds the right passphrase"],
   [
     /does not support resize/,
-    "detach the disk and convert the image (`xenblk image convert`): raw, qcow2 and luks images can grow",
+    "move the disk to a larger image of any format (`xenblk mirror`); raw, qcow2 and luks images can grow",
   ],
   [/unshared by node '[^']*-backup-/, "wait for the disk's backup, or cancel it: `xenblk job list` has its name"],
   [/(resize|grow) NBD nodes/, "detach the disk, and grow the export where its server has it"],
@@ -52,12 +52,15 @@ export function explainQmpError(name: string, error: QmpError): XenblkError {
   const { command, subject, description } = error;
   const remedy = REMEDIES.find(([pattern]) => pattern.test(description))?.[1] ?? OTHERWISE;
   const failed = `Cannot ${VERBS.get(command) ?? "serve"} ${name}`;
-  return new XenblkError(`${failed}: node ${subject}: ${description}`, { cause: error, remedy });
+  const where = subject === undefined ? "" : `node ${subject}: `;
+  return new XenblkError(`${failed}: ${where}${description}`, { cause: error, remedy });
 }
 
 const VERBS: ReadonlyMap<string, string> = new Map([
   ["blockdev-add", "open"],
   ["object-add", "open"],
   ["block-export-add", "export"],
+  ["blockdev-mirror", "mirror to"],
   ["block_resize", "resize"],
+  ["block-commit", "merge"],
 ]);

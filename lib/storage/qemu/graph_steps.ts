@@ -2,6 +2,7 @@
  * The QMP requests that open and export one disk of a daemon (QEMU: qapi/block-core.json, block-export.json).
  */
 
+import { XenblkError } from "../../errors.ts";
 import type { Reroute } from "../disk.ts";
 import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
@@ -61,11 +62,24 @@ export async function exportAnew(execute: Execute, options: QmpObject, change?: 
   await exportDisk(execute, { ...options, "node-name": change === undefined ? node : await change(node) });
 }
 
-/** The size of a node, in bytes. */
+/** More than any node has. */
+const TOO_LARGE = 2 ** 62;
+
+/**
+ * The size of a node, in bytes. Only the refusal of a part that is larger than the node has it, and no other node's: the list
+ * of all nodes fails as a whole while the image of one disk is marked as damaged.
+ */
 export async function nodeSize(execute: Execute, name: string): Promise<number> {
-  const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
-  const node = nodes.find((each) => each["node-name"] === name);
-  return Number((node?.image as QmpObject | undefined)?.["virtual-size"]);
+  const part = { driver: "raw", "node-name": `${name}-size`, "read-only": true, size: TOO_LARGE };
+  try {
+    await execute("blockdev-add", { ...part, file: name });
+  } catch (error) {
+    const size = error instanceof QmpError && /actual size of the containing file \((\d+)\)/.exec(error.description);
+    if (!size) throw error;
+    return Number(size[1]);
+  }
+  await execute("blockdev-del", { "node-name": part["node-name"] });
+  throw new XenblkError(`Cannot tell the size of ${name}: its storage daemon opened a part that is larger`);
 }
 
 /** Which parts of a disk are there. */

@@ -30,6 +30,8 @@ export interface ImageInfo {
   readonly needsReplay?: true;
   /** The disk has no bytes. */
   readonly isEmpty?: true;
+  /** The disk's, in bytes; absent: not known, or none. */
+  readonly sizeBytes?: number;
   /** Of vmdk: its files. */
   readonly extents?: number;
 }
@@ -95,9 +97,14 @@ export function readInfo(json: string): ImageInfo {
     ...(isRecord(data["encrypt"]) ? text("format", "encryption", data["encrypt"]) : {}),
     corrupt: data["corrupt"] === true,
     ...(typeof info["cluster-size"] === "number" ? { clusterBytes: info["cluster-size"] } : {}),
-    ...(info["virtual-size"] === 0 ? { isEmpty: true } : {}),
+    ...sizeOf(info["virtual-size"]),
     ...(Array.isArray(data["extents"]) ? { extents: data["extents"].length } : {}),
   };
+}
+
+function sizeOf(size: unknown): Pick<ImageInfo, "isEmpty" | "sizeBytes"> {
+  if (size === 0) return { isEmpty: true };
+  return typeof size === "number" ? { sizeBytes: size } : {};
 }
 
 /**

@@ -14,6 +14,8 @@ import type { Scratch } from "./scratch.ts";
 
 /** How long a guest's write waits for the scratch file: then the view is given up. */
 const COPY_SECONDS = 10;
+/** How long a daemon may take to say what it does. */
+const ASK_MS = 2_000;
 /** The version of QEMU that gives a view up rather than a write. */
 const LEAST_VERSION = [7, 1] as const;
 
@@ -120,6 +122,23 @@ export async function isViewed(execute: Execute, prefix: string): Promise<boolea
   return (await nodeNames(execute)).some((name) => name === filter || name === view);
 }
 
+/** Throws {@linkcode XenblkError} if the disk has a view, through which the guest is served. `what`: as above. */
+export async function checkNotViewed(execute: Execute, prefix: string, what: string): Promise<void> {
+  if (!await isViewed(execute, prefix)) return;
+  throw new XenblkError(`${what}: the disk is exported, and the export has to see the guest's writes first`, {
+    remedy: "end it (`xenblk export DOMAIN VDEV --end`), or wait for its end",
+  });
+}
+
+/** What the daemon does on a disk beside its guest's requests, in a word; undefined: nothing. A job that is over is nothing. */
+export async function workOn(execute: Execute, prefix: string): Promise<string | undefined> {
+  const jobs = await execute("query-jobs", undefined, ASK_MS) as readonly QmpObject[];
+  const isOver = ({ status }: QmpObject): boolean => status === "concluded" || status === "null";
+  const job = jobs.find((job) => `${job.id}`.startsWith(prefix) && !isOver(job));
+  if (job !== undefined) return `${job.id}`.slice(prefix.length);
+  return await isViewed(execute, prefix) ? "export" : undefined;
+}
+
 /** Closes the scratch image, if it is there, after {@linkcode removeView}. The path of its file. */
 export async function closeScratch(execute: Execute, prefix: string): Promise<string[]> {
   const { file, bound, scratch } = instantNames(prefix);
@@ -187,15 +206,10 @@ export async function endLeftView(execute: Execute, prefix: string, exportId: st
   return { ...behind, closed: await closeScratch(execute, prefix) };
 }
 
-/** The size of a node, in bytes, and the bitmaps that it has. */
-export async function describeNode(
-  execute: Execute,
-  name: string,
-): Promise<{ readonly sizeBytes: number; readonly bitmaps: readonly string[] }> {
+/** The bitmaps that a node has. Rejects while the image of any disk of the daemon is marked as damaged, see nodeNames. */
+export async function bitmapsOf(execute: Execute, name: string): Promise<readonly string[]> {
   const node = (await nodesOf(execute)).find((each) => each["node-name"] === name);
-  const image = node?.["image"] as QmpObject | undefined;
-  const bitmaps = (node?.["dirty-bitmaps"] ?? []) as readonly QmpObject[];
-  return { sizeBytes: Number(image?.["virtual-size"]), bitmaps: bitmaps.map(({ name }) => `${name}`) };
+  return ((node?.["dirty-bitmaps"] ?? []) as readonly QmpObject[]).map(({ name }) => `${name}`);
 }
 
 /** Of x-debug-query-block-graph, which all versions of QEMU since 4.0 have. */

@@ -4,9 +4,13 @@
  */
 
 import type { Logger } from "../../log.ts";
+import { isFile } from "../image/formats.ts";
+import { realImagePath } from "../image/overlay_note.ts";
+import { removeUnfinished } from "../image/unfinished_overlay.ts";
 import { hasEnded, identify, signal } from "./process.ts";
 import type { DiskPlan } from "./plan.ts";
 import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
+import type { QemuRequest } from "./types.ts";
 
 /** How long a daemon without disks may take to end. */
 const END_MS = 5_000;
@@ -72,6 +76,12 @@ export async function endUnfinished({ process, disks }: DaemonRecord, logger: Lo
   await signal(process, "SIGKILL");
   await hasEnded(process, END_MS);
   return true;
+}
+
+/** Removes an overlay that was being made for the image, which is open, when the process that did it ended. */
+export async function removeUnfinishedOverlay({ image, readOnly }: QemuRequest): Promise<void> {
+  if (image === undefined || readOnly || !isFile(image)) return;
+  await removeUnfinished(await realImagePath(image.target)).catch(() => {}); // no harm comes from it
 }
 
 /**

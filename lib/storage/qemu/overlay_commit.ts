@@ -8,44 +8,20 @@
  * that state (`pending`, qapi/job.json) until it is told to finalize.
  */
 
-import { errorText, XenblkError } from "../../errors.ts";
+import { XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import type { ChangedNodes, DaemonMonitor, TopChange } from "../disk.ts";
-import {
-  directoryOf,
-  fileOf,
-  type OverlayNote,
-  readNote,
-  realImagePath,
-  turnNote,
-  turnNoteBack,
-  writeNote,
-} from "../image/overlay_note.ts";
+import { realImagePath, turnNote, turnNoteBack } from "../image/overlay_note.ts";
 import { imageText } from "../image/spec.ts";
-import { commitJob, findJob, type QemuJob } from "./commit_job.ts";
-import type { Execute } from "./removal.ts";
+import { type Committed, MergeJob, type MergeOptions } from "./merge_job.ts";
 import { chainBelow, type ChainLink, linkNamed } from "./overlay_chain.ts";
-import { QmpError } from "./qmp.ts";
 import type { SnapshotDisk } from "./overlay_create.ts";
-
-/** How often the job is looked at. */
-const LOOK_MS = 100;
-const SHORT_LOOK_MS = 5;
-/**
- * How long the last part may take, in which the daemon has to catch up with the guest: then the job is cancelled, because a
- * guest that writes faster than the storage of the image below would keep it for ever.
- */
-const CATCH_UP_MS = 30_000;
+import { settleDeletions } from "./overlay_settle.ts";
 
 /** How overlays are merged. */
-export interface CommitOptions {
+export interface CommitOptions extends MergeOptions {
   /** The oldest snapshot that is given up. Absent: the newest one. */
   readonly snapshot?: string;
-  /** Most bytes per second. Absent: as fast as it can. */
-  readonly bytesPerSecond?: number;
-  /** Aborting it ends the merge; the overlays stay. */
-  readonly signal?: AbortSignal;
-  readonly onProgress?: (done: number, total: number) => void;
   /** Called before each step, with its name; for tests. */
   readonly at?: (step: CommitStep) => Promise<void> | void;
 }
@@ -56,29 +32,20 @@ export const COMMIT_STEPS = ["copy", "catch-up", "begin", "note", "record", "fin
 /** One of {@linkcode COMMIT_STEPS}. */
 export type CommitStep = typeof COMMIT_STEPS[number];
 
-/** What was merged. */
-export interface Committed {
-  /** The image that the guest writes to now, as the node `params` names it. */
-  readonly image: string;
-  /** Files that are gone: their names lead to `image`. */
-  readonly removed: readonly string[];
-  /** How long the guest's requests waited, at most. */
-  readonly pauseMs: number;
-}
-
 /**
  * Prepares to merge all overlays from the newest to that of a snapshot: the job has to be begun, then followed. Rejects with
  * {@linkcode XenblkError} if there is nothing to merge.
  */
 export async function planMerge({ daemon, name }: SnapshotDisk, options: CommitOptions): Promise<Merge> {
   const disk = { daemon, name };
+  await settleDeletions(daemon);
   return new Merge(disk, await linksToMerge(disk, options.snapshot), options);
 }
 
 /** The links from the newest to the one that is named. */
 async function linksToMerge({ daemon, name }: SnapshotDisk, snapshot: string | undefined): Promise<ChainLink[]> {
   const { image } = daemon;
-  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target));
+  const links = image === undefined ? [] : await chainBelow(await realImagePath(image.target), image.format);
   if (links.length === 0) {
     throw new XenblkError(`Cannot merge snapshots of ${name}: it has none`, {
       kind: "not-found",
@@ -94,14 +61,14 @@ class Merge {
   readonly #disk: SnapshotDisk;
   readonly #links: readonly ChainLink[];
   readonly #options: CommitOptions;
-  readonly #job: string;
+  readonly #job: MergeJob;
 
   /** The links are those from the newest on. */
   constructor(disk: SnapshotDisk, links: readonly ChainLink[], options: CommitOptions) {
     this.#disk = disk;
     this.#links = links;
     this.#options = options;
-    this.#job = commitJob(disk.daemon.prefix);
+    this.#job = new MergeJob(disk, options);
   }
 
   /** The path of the image that the overlays are merged into. */
@@ -109,60 +76,40 @@ class Merge {
     return this.#link.base;
   }
 
-  /** Starts the job {@linkcode commitJob}. */
-  async begin({ execute, allow }: DaemonMonitor): Promise<void> {
-    const { layers, top } = this.#disk.daemon;
-    const { bytesPerSecond } = this.#options;
-    const below = layers[this.base];
-    if (below === undefined) throw this.#error(`its storage daemon has not opened ${this.base}`);
-    await this.#at("copy");
-    await allow([{ path: this.base, writable: true }]);
-    const notes = await this.#markNotes();
-    try {
-      await execute("block-commit", {
-        "job-id": this.#job,
-        device: top,
-        "base-node": below.image,
-        "auto-finalize": false,
-        "auto-dismiss": false,
-        ...(bytesPerSecond === undefined ? {} : { speed: bytesPerSecond }),
-      });
-    } catch (error) {
-      // It has written nothing.
-      if (error instanceof QmpError) { for (const [directory, note] of notes) await writeNote(directory, note); }
-      throw error;
-    }
+  /** The path of the newest of them. */
+  get overlay(): string {
+    return this.#links[0]!.overlay;
   }
 
-  /** The images below will show no snapshot any more, however the merge ends. The notes as they were. */
-  async #markNotes(): Promise<(readonly [string, OverlayNote])[]> {
-    const notes: (readonly [string, OverlayNote])[] = [];
-    for (const { base, overlay } of this.#links) {
-      const note = await readNote(base);
-      if (note?.overlay !== fileOf(overlay)) throw this.#error("they are other ones by now");
-      notes.push([directoryOf(base), note]);
-    }
-    const merging = new Date().toISOString();
-    for (const [directory, note] of notes) await writeNote(directory, { ...note, merging });
-    return notes;
+  /** Starts the job. */
+  async begin(monitor: DaemonMonitor): Promise<void> {
+    const { layers, top } = this.#disk.daemon;
+    const below = layers[this.base];
+    if (below === undefined) throw this.#job.error(`its storage daemon has not opened ${this.base}`);
+    await this.#at("copy");
+    await monitor.allow([{ path: this.base, writable: true }]);
+    await this.#job.begin(monitor, this.#links, { device: top, "base-node": below.image });
   }
 
   /** Sees to it that the job ends well. Rejects with {@linkcode XenblkError} if it does not: it is cancelled then. */
   async follow(): Promise<Committed> {
     let pauseMs: number;
     try {
-      while ((await this.#look()).status !== "ready") await sleep(LOOK_MS);
+      await this.#job.until("ready");
       await this.#at("catch-up");
       pauseMs = await this.#finish();
     } catch (error) {
-      const cancel = async ({ execute }: DaemonMonitor): Promise<unknown> =>
-        await execute("job-cancel", { id: this.#job });
-      await this.#disk.daemon.run(cancel).catch(() => {}); // it has ended, perhaps with its daemon
+      await this.#job.cancel();
       throw error;
     }
     await this.#at("remove");
     const { base, baseFormat } = this.#link;
     return { image: imageText({ format: baseFormat, target: base }), removed: await this.#removeFiles(), pauseMs };
+  }
+
+  /** The nodes went with the change. */
+  tidy(): Promise<void> {
+    return Promise.resolve();
   }
 
   get #link(): ChainLink {
@@ -173,27 +120,17 @@ class Merge {
     await this.#options.at?.(step);
   }
 
-  /** Rejects if it has failed. */
-  async #look(): Promise<QemuJob> {
-    const { signal, onProgress } = this.#options;
-    signal?.throwIfAborted();
-    const found = await this.#disk.daemon.run(({ execute }) => findJob(execute, this.#job));
-    const job = this.#checked(found);
-    onProgress?.(job["current-progress"], job["total-progress"]);
-    return job;
-  }
-
   /** How long the guest's requests waited. */
   async #finish(): Promise<number> {
     const { daemon } = this.#disk;
     const found = await daemon.find({ format: this.#link.baseFormat, target: this.base });
     const nodes = this.#nodesAfter();
     const change = found.change(nodes);
-    await daemon.run(async ({ execute }) => await execute("job-complete", { id: this.#job }));
-    const deadline = performance.now() + CATCH_UP_MS;
+    await daemon.run(async ({ execute }) => await execute("job-complete", { id: this.#job.id }));
     // Nothing else can be done to the disk from here to the end: its requests wait soon.
     return await daemon.run(async (monitor) => {
-      await this.#caughtUp(monitor.execute, deadline);
+      // A guest that writes faster than the storage of the image below would keep it for ever.
+      await this.#job.untilPending(monitor.execute, "the guest has written faster than it could be merged");
       const startMs = performance.now();
       await this.#change(monitor, change);
       const pauseMs = performance.now() - startMs;
@@ -211,16 +148,6 @@ class Merge {
     return removed;
   }
 
-  /** Its requests wait once it is pending. */
-  async #caughtUp(execute: Execute, deadline: number): Promise<void> {
-    for (;; await sleep(SHORT_LOOK_MS)) {
-      const { status } = this.#checked(await findJob(execute, this.#job));
-      if (status === "pending") return;
-      if (performance.now() < deadline) continue;
-      throw this.#error(`the guest has written faster than it could be merged for ${CATCH_UP_MS / 1000} s`);
-    }
-  }
-
   async #change(monitor: DaemonMonitor, change: TopChange): Promise<void> {
     const { base } = this;
     const { overlay } = this.#links[0]!;
@@ -233,23 +160,12 @@ class Merge {
       },
       carryOut: async () => {
         await this.#at("finalize");
-        const refusal = await this.#finalize(monitor.execute);
+        const refusal = await this.#job.finalize(monitor.execute);
         await this.#at("end");
         return refusal;
       },
       undo: async () => await turnNoteBack(base, overlay),
     });
-  }
-
-  /** The reason if the overlays go on being written. */
-  async #finalize(execute: Execute): Promise<Error | undefined> {
-    await execute("job-finalize", { id: this.#job });
-    for (const deadline = performance.now() + CATCH_UP_MS;; await sleep(SHORT_LOOK_MS)) {
-      const job = await findJob(execute, this.#job);
-      if (job === undefined) throw this.#error("its job is gone");
-      if (job.status === "concluded") return job.error === undefined ? undefined : this.#error(job.error);
-      if (performance.now() > deadline) throw this.#error(`its job has not ended for ${CATCH_UP_MS / 1000} s`);
-    }
   }
 
   #nodesAfter(): ChangedNodes {
@@ -269,22 +185,4 @@ class Merge {
     }
     await disallow(this.#links.map(({ overlay }) => overlay));
   }
-
-  #checked(job: QemuJob | undefined): QemuJob {
-    if (job === undefined) throw this.#error("its job is gone: its storage daemon has died, or somebody cancelled it");
-    if (job.status === "concluded") throw this.#error(job.error ?? "it was cancelled");
-    return job;
-  }
-
-  #error(why: string): XenblkError {
-    const { name } = this.#disk;
-    return new XenblkError(`Cannot merge snapshots of ${name}: ${errorText(why)}`, {
-      remedy:
-        "the disk is as it was: see `xenblk snapshot list`, and repeat it; nobody can go back to what was to be merged",
-    });
-  }
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

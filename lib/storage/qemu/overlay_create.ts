@@ -23,10 +23,12 @@ import {
   writeNote,
 } from "../image/overlay_note.ts";
 import { imageText } from "../image/spec.ts";
+import { announceOverlay, removeUnfinished } from "../image/unfinished_overlay.ts";
 import type { BlockNode } from "./graph.ts";
 import { nodeSize } from "./graph_steps.ts";
 import type { Execute } from "./removal.ts";
 import { chainBelow, MOST_OVERLAYS } from "./overlay_chain.ts";
+import { settleDeletions } from "./overlay_settle.ts";
 import { type AioModes, modesAfter, withModes } from "./plan.ts";
 import { qemuImgError, runQemuImg } from "./qemu_img.ts";
 import { QmpError } from "./qmp.ts";
@@ -52,7 +54,7 @@ export interface SnapshotOptions {
 }
 
 /** The steps of a snapshot, in order. */
-export const SNAPSHOT_STEPS = ["make", "begin", "add", "note", "record", "transaction", "end"] as const;
+export const SNAPSHOT_STEPS = ["make", "made", "begin", "add", "note", "record", "transaction", "end"] as const;
 
 /** One of {@linkcode SNAPSHOT_STEPS}. */
 export type SnapshotStep = typeof SNAPSHOT_STEPS[number];
@@ -98,7 +100,10 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
   checkName(snapshot);
   const overlays: Overlay[] = [];
   // What a daemon says of its disk now: it is asked once.
-  for (const { daemon, name } of disks) overlays.push(await overlayFor({ daemon, name }, snapshot));
+  for (const { daemon, name } of disks) {
+    await settleDeletions(daemon);
+    overlays.push(await overlayFor({ daemon, name }, snapshot));
+  }
   await at("make");
   const made: Overlay[] = [];
   try {
@@ -106,7 +111,10 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
       await make(overlay);
       made.push(overlay);
     }
-    return await putOn(overlays, snapshot, at);
+    await at("made");
+    const taken = await putOn(overlays, snapshot, at);
+    for (const { base } of made) await removeUnfinished(base.target).catch(() => {}); // whoever opens the base does it
+    return taken;
   } catch (error) {
     for (const overlay of made) await removeUnused(overlay);
     throw error;
@@ -130,7 +138,7 @@ async function overlayFor(disk: SnapshotDisk, snapshot: string): Promise<Overlay
     throw refusal("its image is in no directory, where an overlay could lie beside it", "use an image in a file");
   }
   const base = { ...image, target: await realImagePath(image.target) };
-  const links = await chainBelow(base.target);
+  const links = await chainBelow(base.target, base.format);
   if (links.length >= MOST_OVERLAYS) {
     throw refusal(`it has ${links.length} snapshots already`, "merge them with `xenblk snapshot commit`");
   }
@@ -145,14 +153,16 @@ async function overlayFor(disk: SnapshotDisk, snapshot: string): Promise<Overlay
 /** Makes an empty overlay that belongs to the base's owner, and is on the disk. */
 async function make({ disk, base, path }: Overlay): Promise<void> {
   const what = `Cannot take a snapshot of ${disk.name}`;
+  await removeUnfinished(base.target); // of a process that was killed
   if (await lookWithin(path, () => Deno.lstat(path).then(() => true, () => false))) {
     throw new XenblkError(`${what}: ${path} exists already`, { remedy: "choose another name, or remove that file" });
   }
   const size = await disk.daemon.run(async ({ execute }) => await nodeSize(execute, disk.daemon.top));
   const backing = ["-u", "-b", fileOf(base.target), "-F", base.format];
   const args = ["create", "-q", "-f", "qcow2", ...backing, "--", path, String(size)];
-  const outcome = await runQemuImg(args, { what, timeoutMs: MAKE_MS });
   try {
+    await announceOverlay(base.target, path);
+    const outcome = await runQemuImg(args, { what, timeoutMs: MAKE_MS });
     if (outcome.status !== 0) throw qemuImgError(what, outcome);
     await lookWithin(path, async () => {
       const { mode, uid, gid } = await Deno.stat(base.target);
@@ -164,6 +174,7 @@ async function make({ disk, base, path }: Overlay): Promise<void> {
     await removeNote(path); // of an overlay with that name that was merged
   } catch (error) {
     await Deno.remove(path).catch(() => {});
+    await removeUnfinished(base.target).catch(() => {}); // whoever opens the base does it
     if (error instanceof XenblkError) throw error;
     throw new XenblkError(`${what}: ${path}: ${errorText(error)}`, { cause: error, remedy: "free space there" });
   }
@@ -183,8 +194,9 @@ async function putOn(
     const unused = async (): Promise<void> => {
       for (const overlay of placed.toReversed()) await removeNodes(monitor, overlay);
     };
-    await monitor.allow(placed.map(({ path }) => ({ path, writable: true })));
-    await monitor.changeTops(changes, {
+    const paths = placed.map(({ path }) => path);
+    await monitor.allow(paths.map((path) => ({ path, writable: true })));
+    const changing = monitor.changeTops(changes, {
       prepare: async () => {
         await at("add");
         for (const overlay of placed) await addNodes(monitor, overlay).catch(undoing(unused));
@@ -207,6 +219,8 @@ async function putOn(
         await unused();
       },
     });
+    // Those that went on top, or may have, are a disk's by now.
+    await changing.catch(undoing(() => monitor.disallow(paths)));
   });
   const disks = placed.map(({ base, path, count }) => ({
     base: base.target,
@@ -328,4 +342,5 @@ async function transact({ execute }: DaemonMonitor, placed: readonly PlacedOverl
 async function removeUnused({ base, path }: Overlay): Promise<void> {
   const isNoted = await readNote(base.target).then((note) => note?.overlay === fileOf(path), () => true);
   if (!isNoted) await Deno.remove(path).catch(() => {}); // it is empty
+  await removeUnfinished(base.target).catch(() => {}); // whoever opens the base does it
 }

@@ -23,6 +23,9 @@ interface Link {
   readonly base: string;
   readonly baseFormat: string;
   readonly overlay: string;
+  readonly merging?: string;
+  /** See NotedLink. */
+  readonly merged?: string;
 }
 
 /** What is to be given up. */
@@ -52,8 +55,9 @@ export async function planReversal(path: string, snapshot: string | undefined): 
     });
   }
   const to = snapshot === undefined ? links[0]! : linkNamed(links, snapshot, path);
-  if ((await readNote(to.base))?.merging !== undefined) throw noSnapshot(path, to.snapshot);
-  const overlays = links.slice(0, links.indexOf(to) + 1).map(({ overlay }) => overlay);
+  if (to.merging !== undefined) throw noSnapshot(path, to.snapshot);
+  const given = links.slice(0, links.indexOf(to) + 1);
+  const overlays = given.flatMap(({ overlay, merged }) => merged === undefined ? [overlay] : [overlay, merged]);
   return { base: to.base, image: imageText({ format: to.baseFormat, target: to.base }), overlays };
 }
 
@@ -72,7 +76,8 @@ async function linksAbove(image: string): Promise<Link[]> {
     const note: OverlayNote | undefined = await readNote(base);
     if (note?.base !== fileOf(base)) break;
     const overlay = `${directoryOf(base)}/${note.overlay}`;
-    links.unshift({ snapshot: note.snapshot, base, baseFormat: note.baseFormat, overlay });
+    const { snapshot, baseFormat, merging } = note;
+    links.unshift({ snapshot, base, baseFormat, overlay, ...(merging === undefined ? {} : { merging }) });
     base = overlay;
   }
   return links;

@@ -141,8 +141,9 @@ export class QemuDisk implements DaemonDisk {
 
   changeTo(from: DaemonImage | undefined, image: ChangedImage, nodes: ChangedNodes): TopChange {
     const request = { ...this.#request, ...image };
+    const planned = this.#daemon; // the nodes of another one have other names
     return new PlannedChange(this.#opened, { request, plan: this.#keeper.planOf(request) }, nodes, {
-      isAsPlanned: () => this.#closed === undefined && this.#request.image === from,
+      isAsPlanned: (daemon) => this.#closed === undefined && this.#request.image === from && daemon === planned,
       changed: () => this.#listeners.forEach((listener) => listener()),
     });
   }
@@ -305,6 +306,6 @@ function nbdGrows(name: string): XenblkError {
 
 function qedGrows(name: string): XenblkError {
   return new XenblkError(`Cannot resize ${name}: QEMU 7.2 ends when a qed image grows under load`, {
-    remedy: "detach the disk, then use `qemu-img resize`, or convert the image to qcow2",
+    remedy: "move the disk to a larger image of any format (`xenblk mirror`), or detach it and use `qemu-img resize`",
   });
 }

@@ -25,14 +25,15 @@ export interface DiskParts {
 }
 
 /**
- * Removes whatever is there of a disk: jobs and exports that were added for it, its own export with its client, then nodes
+ * Removes whatever is there of a disk: its own export with its client, jobs and exports that were added for it, then nodes
  * and objects, the last ones first. Rejects with {@linkcode XenblkError}.
  */
 export async function closeDisk(execute: Execute, parts: DiskParts): Promise<void> {
   const { exportId, nodes, objects } = parts;
   const prefix = prefixOf(nodes);
-  if (prefix !== "") await endAddedWork(execute, prefix, exportId);
+  // First: a mirror must not end while it has requests of the guest's (jobs/mirror.ts).
   if (await isExported(execute, exportId)) await endExport(execute, exportId);
+  if (prefix !== "") await endAddedWork(execute, prefix, exportId);
   if (prefix !== "") await removeNamed(execute, prefix, parts);
   for (const name of nodes.toReversed()) await ifPresent(execute("blockdev-del", { "node-name": name }));
   for (const id of objects.toReversed()) await ifPresent(execute("object-del", { id }));

@@ -8,10 +8,15 @@ import { qemuImgError, runQemuImg } from "./qemu_img.ts";
 import { identify } from "./process.ts";
 import { removeIfThere } from "./record.ts";
 
+/** A file's name has its process's mark up to a `_`. */
+const PREFIX = "xenblk-export-";
+const MARK = /^xenblk-export-([^_]*)_/;
 /** What QEMU copies at a time, too. */
 const CLUSTER_BYTES = 64 << 10;
 /** How long it may take to make the file. */
 const MAKE_MS = 10_000;
+/** A file has a name for some seconds. One that is older, and whose process nobody here can know, was left. */
+const LEFT_AFTER_MS = 3_600_000;
 
 /** What it is made for. */
 export interface ScratchRequest {
@@ -34,7 +39,7 @@ export interface Scratch {
 
 /** Makes one. Rejects with {@linkcode XenblkError}; then none is left. */
 export async function makeScratch({ what, directory, sizeBytes, limitBytes, pid }: ScratchRequest): Promise<Scratch> {
-  const path = `${directory}/xenblk-export-${Deno.pid}-${crypto.randomUUID()}`;
+  const path = `${directory}/${PREFIX}${await ownMark() ?? ""}_${crypto.randomUUID()}`;
   await removeLeft(directory);
   try {
     using _new = await Deno.open(path, { write: true, createNew: true, mode: 0o600 });
@@ -65,12 +70,41 @@ export async function makeScratch({ what, directory, sizeBytes, limitBytes, pid 
 /** A process that was killed between making one and removing its name has left it. */
 async function removeLeft(directory: string): Promise<void> {
   try {
+    const own = await ownMark();
     for await (const { name, isFile } of Deno.readDir(directory)) {
-      const pid = /^xenblk-export-(\d+)-/.exec(name)?.[1];
-      if (!isFile || pid === undefined || await identify(Number(pid)) !== undefined) continue;
-      await removeIfThere(`${directory}/${name}`);
+      const mark = MARK.exec(name)?.[1];
+      if (!isFile || mark === undefined) continue;
+      const path = `${directory}/${name}`;
+      if (await isLeft(path, mark, own)) await removeIfThere(path);
     }
   } catch { /* making the next one says what is wrong there */ }
+}
+
+/**
+ * Whether the file's process has ended. Its number says that only among processes that see each other, so not in another
+ * container, on another host, or after a boot: then the file's age does.
+ */
+async function isLeft(path: string, mark: string, own: string | undefined): Promise<boolean> {
+  const [place, pid] = partsOf(mark);
+  if (own !== undefined && partsOf(own)[0] === place) return await markOf(Number(pid)) !== mark;
+  const { mtime } = await Deno.stat(path);
+  return mtime !== null && Date.now() - mtime.getTime() > LEFT_AFTER_MS;
+}
+
+function partsOf(mark: string): readonly string[] {
+  return mark.split(".");
+}
+
+async function ownMark(): Promise<string | undefined> {
+  return await markOf(Deno.pid);
+}
+
+/** A process of this host, as it is named in its files: boot and namespace, number, start. Undefined: it is not known. */
+async function markOf(pid: number): Promise<string | undefined> {
+  const process = await identify(pid);
+  const namespace = await Deno.readLink("/proc/self/ns/pid").then((name) => /\d+/.exec(name)?.[0], () => undefined);
+  if (process === undefined || process.bootId === "" || namespace === undefined) return undefined;
+  return `${process.bootId}-${namespace}.${pid}.${process.startTime}`;
 }
 
 /** Removes its name. */

@@ -20,8 +20,8 @@ export interface OpenedDisk {
 
 /** What a change has to know of its disk. */
 export interface ChangingDisk {
-  /** The disk is open, with the image that the change was planned for. */
-  isAsPlanned(): boolean;
+  /** The disk is open in the daemon, with the image that the change was planned for. */
+  isAsPlanned(daemon: StorageDaemon): boolean;
   /** Called once the disk has the other image. */
   changed(): void;
 }
@@ -59,7 +59,7 @@ export async function changeTops(
 ): Promise<void> {
   const changes = disks.filter((disk) => disk instanceof PlannedChange);
   // What is noted beside an image that is not on top any more would lead past the later writes.
-  for (const { disk, opened } of changes) if (!disk.isAsPlanned()) throw changedBefore(opened);
+  for (const { disk, opened } of changes) if (!disk.isAsPlanned(daemon)) throw changedBefore(opened);
   const before = recordsOf(daemon, changes);
   const states = await Promise.all(changes.map((change, at) => stateOf(change, before[at]![1])));
   await daemon.writeDisks(states.map(({ begun }, at) => [before[at]![0], begun]));
@@ -77,12 +77,14 @@ export async function changeTops(
     }
   };
   await orElse(daemon.writeDisks(states.map(({ noted }, at) => [before[at]![0], noted])), takeBack);
-  const refusal = await orElse(steps.carryOut(), () => daemon.kill());
+  const changed = (): void => changes.forEach(({ disk }) => disk.changed());
+  // The next daemon opens the others.
+  const refusal = await orElse(steps.carryOut(), () => daemon.kill().finally(changed));
   if (refusal !== undefined) {
     await takeBack();
     throw refusal;
   }
-  for (const { disk } of changes) disk.changed();
+  changed();
   await daemon.writeDisks(states.map(({ done }, at) => [before[at]![0], done]));
 }
 
@@ -97,9 +99,12 @@ async function orElse<T>(promise: Promise<T>, undo: () => Promise<void>): Promis
 }
 
 function changedBefore({ request: { name } }: OpenedDisk): XenblkError {
-  return new XenblkError(`Cannot change ${name}: something else has changed the disk's images meanwhile`, {
-    remedy: "see `xenblk snapshot list`, and repeat it",
-  });
+  return new XenblkError(
+    `Cannot change ${name}: something else has changed the disk's images meanwhile, or its daemon died`,
+    {
+      remedy: "see `xenblk snapshot list`, and repeat it",
+    },
+  );
 }
 
 function recordsOf(daemon: StorageDaemon, changes: readonly PlannedChange[]): (readonly [string, DiskRecord])[] {

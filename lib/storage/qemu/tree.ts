@@ -71,6 +71,15 @@ export function nodesOf(tree: BlockTree): BlockTree[] {
   return [tree, ...childrenOf(tree).flatMap((child) => nodesOf(child.tree))];
 }
 
+/** The tree in which the image of that path, a backing file, is passed over: what is below it is in its place. */
+export function withoutBacking(tree: BlockTree, path: string): BlockTree {
+  const { backing } = tree;
+  if (!isTree(backing)) return tree;
+  const { file } = backing;
+  const isIt = isTree(file) && localPath(file) === path;
+  return { ...tree, backing: isIt ? backing["backing"] ?? null : withoutBacking(backing, path) };
+}
+
 /** The tree with every text replaced, however deep. */
 export function mapOptions(tree: BlockTree, map: (option: string, value: string) => string): BlockTree {
   const replace = (option: string, value: unknown): unknown => {

@@ -25,6 +25,12 @@ export interface QemuRequest {
   readonly tag?: string;
 }
 
+/** Whose daemon is wanted, and of which kind. */
+export interface DaemonOwner extends DiskOwner {
+  /** See DiskPlan. */
+  readonly fragile: boolean;
+}
+
 /** What a daemon has lost cannot be brought back: no other attempt is made. */
 export class LostForGoodError extends XenblkError {}
 
@@ -105,6 +111,11 @@ export interface ImageDaemons extends AsyncDisposable {
    * nothing then stays open.
    */
   open(request: QemuRequest): Promise<DaemonDisk>;
+  /**
+   * Has the daemon running that the owner's disk would be opened in. Disposing the result ends it, unless it has a disk by
+   * then. Rejects with {@linkcode XenblkError}.
+   */
+  prepare(owner: DiskOwner): Promise<AsyncDisposable>;
   /**
    * The disks of devices that are gone which may have writes that are not in their images. From now on no other device can
    * have their images before they were opened and disposed, or forgotten. `isGone` judges a device by its label.

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes the images of a suite from its base: the hypervisor, the kernel as an ELF file, dom0's initramfs and root image,
-# and the guest's initramfs. Usage: images.sh BASE FIO DENO OUT
+# and the guest's initramfs. Usage: images.sh BASE FIO OUT
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/common.sh"
 source "$here/kernel.sh"
 
-base="$1" fio="$2" deno="$3" out="$4"
+base="$1" fio="$2" out="$3"
 version="$(cat "$base/kernel-version")"
 work="$out.new"
 rm -rf "$out" "$work"
@@ -14,7 +14,6 @@ mkdir -p "$work/tree"
 # The scenarios expect these files in the root, besides Debian's packages. The rest of dom0's init is in the checkout.
 furnish_root() {
   local root="$1"
-  install -m 755 "$deno" "$root/usr/local/bin/deno"
   install -m 755 "$fio" "$root/usr/local/bin/fio"
   mkdir -p "$root"/{payload,out,scratch,boot} "$root/usr/lib/modules"
   copy_modules "$base/unpacked" "$version" "$root" crc32c_generic xen-gntdev xen-gntalloc xen-evtchn xen-privcmd xenfs \

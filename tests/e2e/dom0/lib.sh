@@ -131,7 +131,7 @@ guest_adopt() { xenstore-write "/local/domain/$(domid "$1")/data/e2e/cmd" ""; }
 
 # ---- the backend under test
 
-XENBLK=(deno run --quiet -A --cached-only "$project/cli.ts")
+XENBLK=(/payload/xenblk)
 
 # Runs xenblk in the foreground.
 xenblk() {
@@ -144,7 +144,7 @@ xenblk() {
 background() {
   local name="$1"
   shift
-  say "in the background: ${*/#"${XENBLK[0]}"/deno}"
+  say "in the background: ${*/#"${XENBLK[0]}"/xenblk}"
   "$@" >"$E2E_OUT/$name.log" 2> >(with_time >"$E2E_OUT/$name.err") </dev/null &
   background_pid=$!
   echo "$background_pid" >>/run/e2e/pids

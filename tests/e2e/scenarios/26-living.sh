@@ -104,11 +104,20 @@ grep -q 'full' "$E2E_OUT/log.txt" || fail "nothing says that the backup was a fu
 
 guest_run alpha ': >/tmp/verified'
 guest_wait alpha "$verify" 300
-xenblk limit alpha xvdc --iops 40
-guest_run alpha 'fio --name=limited --filename=/dev/xvdc --readonly --ioengine=io_uring --direct=1 --rw=randread --bs=4k --iodepth=8 --time_based --ramp_time=1 --runtime=20 --output-format=terse --terse-version=3 >/tmp/fio.txt 2>&1; cut -d ";" -f 6,9 /tmp/fio.txt' 120
-iops="$(awk -F ";" '{ printf "%.2f", $1 / 4 / ($2 / 1000) }' <<<"$guest_answer")"
-python3 -c 'import sys; sys.exit(abs(float(sys.argv[1]) - 40) > 2)' "$iops" || fail "fio got $iops reads a second, and the limit is 40"
-note "limit of 40 requests a second: fio got $iops"
+# Reads a second that fio does in the guest, in $iops.
+fio_reads() {
+  guest_run alpha "fio --name=limited --filename=/dev/xvdc --readonly --ioengine=io_uring --direct=1 --rw=randread --bs=4k --iodepth=32 --time_based --ramp_time=1 --runtime=$1 --output-format=terse --terse-version=3 >/tmp/fio.txt 2>&1; cut -d ';' -f 6,9 /tmp/fio.txt" 180
+  iops="$(awk -F ";" '{ printf "%.2f", $1 / 4 / ($2 / 1000) }' <<<"$guest_answer")"
+}
+fio_reads 5
+note "without a limit: fio got $iops reads a second"
+# The limit has to bite. On a machine that is too busy for 500 a second it is half of what there is.
+limit="$(awk -v free="$iops" 'BEGIN { print free >= 700 ? 500 : int(free / 2) }')"
+xenblk limit alpha xvdc --iops "$limit"
+fio_reads 20
+python3 -c 'import sys; got, limit = map(float, sys.argv[1:]); sys.exit(abs(got - limit) > limit / 20)' "$iops" "$limit" ||
+  fail "fio got $iops reads a second, and the limit is $limit"
+note "limit of $limit requests a second: fio got $iops"
 xenblk limit alpha xvdc --iops 0
 
 # ---- the disks move

@@ -83,3 +83,25 @@ daemonTest(
     assertEquals(rig.files(/lost|partial|scratch/), []);
   },
 );
+
+daemonTest(
+  "of a backup that has its name when both are killed, the next process tells that it is complete",
+  async () => {
+    await using rig = new BackupRig();
+    await rig.open();
+    await rig.write(100);
+    const reference = await rig.copy("reference");
+    const target = `${rig.folder}/named.qcow2`;
+    const dies = Promise.withResolvers<void>();
+    rig.dieAt("named", dies.resolve);
+    await rig.start(target);
+    await rig.writeUntil(dies.promise);
+    rig.jobs.kill();
+    await rig.engine.killDaemon();
+    await rig.watch();
+    const { state, error } = await rig.writeUntil(rig.jobs.over(JOB));
+    assertEquals([state, error], ["completed", undefined]);
+    await sameContent(target, "qcow2", reference);
+    await verifyChain(target);
+  },
+);

@@ -4,12 +4,17 @@
  */
 
 import { type BackupOrder, startBackup } from "../../../lib/backup/start.ts";
+import { deviceCheck } from "../../../lib/control/device_check.ts";
 import { backupKind } from "../../../lib/backup/kind.ts";
 import type { JobKind, JobReport } from "../../../lib/jobs/job.ts";
 import type { Disk } from "../../../lib/storage/disk.ts";
+import { openNativePlatform } from "../../../ffi/platform.ts";
 import { deviceOf, JobsRig } from "../jobs/rig.ts";
 import { type EngineDisk, EngineRig } from "../qemu/engine_rig.ts";
 import { command, until } from "../qemu/rig.ts";
+
+/** As a process that serves does it. */
+export const checkDevice = deviceCheck(openNativePlatform(), "the test");
 
 /** The disk that is backed up. */
 export const DEVICE = deviceOf(51712);
@@ -66,6 +71,7 @@ export class BackupRig implements AsyncDisposable {
 
   #dyingKind(): JobKind {
     return {
+      ...backupKind,
       end: async (end) => {
         const { point, dead } = this.#death ?? {};
         this.#death = undefined;
@@ -86,7 +92,7 @@ export class BackupRig implements AsyncDisposable {
   }
 
   async start(target: string, more: Partial<BackupOrder> = {}, disk: Disk = this.disk.disk): Promise<JobReport> {
-    return await this.readUntil(startBackup(this.jobs.jobs, { device: DEVICE, disk, target, ...more }));
+    return await this.readUntil(startBackup(this.jobs.jobs, { device: DEVICE, disk, target, checkDevice, ...more }));
   }
 
   /** Makes one, and writes while it is made. */

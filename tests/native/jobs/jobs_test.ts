@@ -193,6 +193,26 @@ daemonTest("after the kill of our process the next one follows the job to its en
   assertEquals((await third.open()).reports().map(({ id, state }) => [id, state]), [[ID, "completed"]]);
 });
 
+daemonTest("what a killed process was making for a job is removed by the next one", async () => {
+  await using copies = new Copies();
+  const first = copies.rig.daemons();
+  const disk = await copies.disk(51712, first);
+  const { jobs } = await copies.process([DISK, disk]);
+  const making = Promise.withResolvers<void>();
+  const prepare = async (): Promise<void> => {
+    making.resolve();
+    await new Promise(() => {});
+  };
+  void jobs.start({ ...copy(disk), prepare });
+  await making.promise;
+  copies.processes.pop()!.kill();
+  await copies.rig.end(first);
+  await using again = await copies.disk();
+  const second = await copies.process([DISK, again]);
+  assertEquals((await second.over(ID)).state, "failed");
+  assertEquals(copies.ends.map(({ device, details }) => [device, details]), [[DISK, "a detail"]]);
+});
+
 daemonTest("after the end of our process and of the daemon, the next process tells that the job failed", async () => {
   await using copies = new Copies();
   const first = copies.rig.daemons();
@@ -207,4 +227,36 @@ daemonTest("after the end of our process and of the daemon, the next process tel
   const { state, error } = await second.over(ID);
   assertEquals([state, error], ["failed", `its storage daemon (process ${pid}) died`]);
   assertEquals(copies.ends.length >= 1, true);
+});
+
+daemonTest("after the kill of our process a job is over whose device is gone, though its daemon lives", async () => {
+  await using copies = new Copies();
+  const first = copies.rig.daemons();
+  const [disk] = [await copies.disk(51712, first), await copies.disk(51728, first)];
+  const { jobs, kinds } = await copies.process([DISK, disk]);
+  await jobs.start(copy(disk, DISK, 1 << 20));
+  copies.processes.pop()!.kill();
+  await copies.rig.end(first);
+  const { pid } = copies.rig.record().process;
+  const second = copies.rig.daemons();
+  await second.sweep((device) => device === DISK);
+  const process = new JobsRig(copies.rig.folder, kinds);
+  process.gone.add(DISK);
+  copies.processes.push(process);
+  await process.open();
+  const { state, error } = await process.over(ID);
+  assertEquals([state, error, copies.rig.record().process.pid], ["cancelled", "its disk was closed", pid]);
+  await copies.disk(51728, second); // which ends with the rig
+});
+
+daemonTest("no job begins while its disk gets another image: it would end with the present one", async () => {
+  await using copies = new Copies();
+  await using disk = await copies.disk();
+  const process = await copies.process([DISK, disk]);
+  process.exchanging.add(DISK);
+  const starting = (): Promise<unknown> => process.jobs.start(copy(disk));
+  await assertRejects(starting, XenblkError, "Cannot start a copy: the disk gets another image now");
+  process.exchanging.delete(DISK);
+  await process.jobs.start(copy(disk));
+  assertEquals((await process.jobs.ended(ID)).state, "completed");
 });

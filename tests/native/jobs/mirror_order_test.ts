@@ -13,6 +13,7 @@ import { snapshotDisk } from "../qemu/overlay_rig.ts";
 import { command, daemonTest } from "../qemu/rig.ts";
 
 const DEVICE = "vbd3/5/1";
+const checkDevice = (): Promise<void> => Promise.resolve();
 
 daemonTest("no mirror goes to an image that an overlay covers", async () => {
   await using rig = new EngineRig();
@@ -21,7 +22,14 @@ daemonTest("no mirror goes to an image that an overlay covers", async () => {
   await using other = await rig.open(`qcow2:${target}`);
   await takeSnapshot([snapshotDisk(other)], { snapshot: "one" });
   await using disk = await rig.open(`qcow2:${source}`);
-  const order = { device: DEVICE, daemon: disk.disk.daemon!, timeoutMs: 1000, allowImages: ["/**"] };
+  const order = {
+    device: DEVICE,
+    daemon: disk.disk.daemon!,
+    rings: 1,
+    checkDevice,
+    timeoutMs: 1000,
+    allowImages: ["/**"],
+  };
   await assertRejects(
     () => orderMirror({ ...order, params: `qcow2:${target}` }),
     XenblkError,
@@ -40,7 +48,15 @@ daemonTest("a mirror that cannot begin leaves nothing in the daemon, not even it
   const daemon = disk.disk.daemon!;
   const params = `format=luks,passphrase-file=${key},target=${target}`;
   for (let time = 0; time < 2; time++) {
-    const order = await orderMirror({ device: DEVICE, daemon, timeoutMs: 1000, allowImages: ["/**"], params });
+    const order = await orderMirror({
+      device: DEVICE,
+      daemon,
+      rings: 1,
+      checkDevice,
+      timeoutMs: 1000,
+      allowImages: ["/**"],
+      params,
+    });
     await assertRejects(
       () => daemon.run((monitor) => order.begin(monitor, "d1-mirror")),
       XenblkError,
@@ -48,6 +64,30 @@ daemonTest("a mirror that cannot begin leaves nothing in the daemon, not even it
     );
   }
 });
+
+daemonTest(
+  "a guest with two rings cannot have its disk mirrored to an NBD server, which is found before it begins",
+  async () => {
+    await using rig = new EngineRig();
+    const source = `${rig.folder}/source.qcow2`;
+    await command("qemu-img", "create", "-q", "-f", "qcow2", source, "64M");
+    await using disk = await rig.open(`qcow2:${source}`);
+    const order = {
+      device: DEVICE,
+      daemon: disk.disk.daemon!,
+      checkDevice,
+      timeoutMs: 1000,
+      allowImages: ["nbd+unix:**"],
+    };
+    const params = "nbd+unix:///web?socket=/run/web.sock";
+    await assertRejects(
+      () => orderMirror({ ...order, params, rings: 2 }),
+      XenblkError,
+      "one ring, and the guest has 2",
+    );
+    assertEquals((await orderMirror({ ...order, params, rings: 1 })).target, params);
+  },
+);
 
 Deno.test("a mirror whose job is gone, as with its daemon, is not completed", async () => {
   const asked: string[] = [];

@@ -14,6 +14,10 @@ export class JobsRig implements AsyncDisposable {
   readonly directory: string;
   /** By the label of their device. */
   readonly disks = new Map<string, { readonly daemon?: DiskDaemon | undefined }>();
+  /** Devices that are not there any more. */
+  readonly gone = new Set<string>();
+  /** Those whose disk gets another image. */
+  readonly exchanging = new Set<string>();
   /** Every report, in order. */
   readonly told: JobReport[] = [];
   /** How often the daemons were looked at. */
@@ -32,7 +36,12 @@ export class JobsRig implements AsyncDisposable {
       logger: this.log,
       kinds: this.kinds,
       clock: { now: () => performance.now(), sleep: (ms, signal) => this.#sleep(ms, signal) },
-      disks: { daemonOf: (device) => this.disks.get(device)?.daemon, isForeign: () => false },
+      disks: {
+        daemonOf: (device) => this.disks.get(device)?.daemon,
+        isForeign: () => false,
+        isWithoutDaemon: (device) => this.gone.has(device),
+        isExchanging: (device) => this.exchanging.has(device),
+      },
     });
     jobs.onChange((report) => this.told.push(report));
     return jobs;

@@ -5,9 +5,14 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
+import { orderMirror } from "../../../lib/jobs/mirror.ts";
 import { DiskExport, type DiskExportOptions } from "../../../lib/storage/disk_export.ts";
+import { workOn } from "../../../lib/storage/qemu/instant.ts";
+import { planMerge } from "../../../lib/storage/qemu/overlay_commit.ts";
+import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
 import { missingProgram } from "../harness.ts";
 import { type EngineDisk, EngineRig, tick } from "./engine_rig.ts";
+import { snapshotDisk } from "./overlay_rig.ts";
 import { command, DaemonRig, daemonTest } from "./rig.ts";
 
 const SIZE = 64 << 20;
@@ -154,7 +159,7 @@ function merged(extents: readonly (readonly number[])[]): number[][] {
   return all;
 }
 
-daemonTest("a bitmap is shown as it was at the instant, by its name", async () => {
+daemonTest("a bitmap is shown as it was at the instant, by its name, and two readers of it agree", async () => {
   await using rig = new EngineRig();
   await using disk = await openDisk(rig);
   const { run, top } = disk.disk.daemon!;
@@ -170,6 +175,20 @@ daemonTest("a bitmap is shown as it was at the instant, by its name", async () =
   const map = ["nbdinfo", "--map=qemu:dirty-bitmap:monday", "--json", uriOf(view)] as const;
   const dirty = (JSON.parse(await command(...map)) as LibnbdExtent[]).filter(({ type }) => type === 1);
   assertEquals(dirty.map(({ offset, length }) => [offset, length]), [[CLUSTER, CLUSTER]]);
+  // With this option QEMU's NBD client shows the bitmap in place of the allocation: what is dirty as if it were not there.
+  const server = { type: "unix", path: view.socket };
+  const node = { driver: "nbd", server, export: "xvdb", "x-dirty-bitmap": "qemu:dirty-bitmap:monday" };
+  const asked = ["qemu-img", "map", "--output=json", `json:${JSON.stringify(node)}`] as const;
+  const byQemu = JSON.parse(await command(...asked)) as Extent[];
+  const shown = byQemu.filter((extent) => !extent.data).map(({ start, length }) => [start, length]);
+  assertEquals(shown, [[CLUSTER, CLUSTER]]);
+  // What a backup program does with both: it reads what is dirty, and nothing else.
+  const copy = `${rig.folder}/copy.raw`;
+  await command("nbdcopy", uriOf(view), copy);
+  assertEquals(
+    differenceOf(Deno.readFileSync(copy).slice(CLUSTER, 2 * CLUSTER), new Uint8Array(CLUSTER).fill(9)),
+    undefined,
+  );
   await pumped(disk, view.close({ reason: "asked to", failed: false }));
   const bitmaps = await run(async ({ execute }) =>
     JSON.stringify(await execute("query-named-block-nodes", { flat: true }))
@@ -190,6 +209,42 @@ async function pumped<T>(disk: EngineDisk, work: Promise<T>): Promise<T> {
 async function rejection(work: Promise<unknown>): Promise<string> {
   return (await assertRejects(() => work, XenblkError)).line;
 }
+
+daemonTest(
+  "while a disk is exported it is neither mirrored nor merged, which is said before anything is done",
+  async () => {
+    await using rig = new EngineRig();
+    await using disk = await openDisk(rig);
+    await pumped(disk, takeSnapshot([snapshotDisk(disk)], { snapshot: "one" }));
+    const daemon = disk.disk.daemon!;
+    const view = await pumped(disk, DiskExport.open(daemon, optionsOf(rig)));
+    assertEquals(await daemon.run(({ execute }) => workOn(execute, daemon.prefix)), "export");
+    const merge = await planMerge(snapshotDisk(disk), {});
+    assertEquals(
+      await rejection(daemon.run((monitor) => merge.begin(monitor))),
+      "Cannot merge snapshots of xvda: the disk is exported, and the export has to see the guest's writes first; end it " +
+        "(`xenblk export DOMAIN VDEV --end`), or wait for its end",
+    );
+    const to = `${rig.folder}/to.qcow2`;
+    await command("qemu-img", "create", "-q", "-f", "qcow2", to, `${SIZE}`);
+    const order = {
+      rings: 1,
+      checkDevice: () => Promise.resolve(),
+      device: "vbd3/5/1",
+      daemon,
+      params: `qcow2:${to}`,
+      timeoutMs: 1000,
+      allowImages: [],
+    };
+    const { begin } = await orderMirror(order);
+    assertMatch(
+      await rejection(daemon.run((monitor) => begin(monitor, "job"))),
+      /^Cannot mirror to .*: the disk is exported/,
+    );
+    await pumped(disk, view.close({ reason: "asked to", failed: false }));
+    assertEquals(await daemon.run(({ execute }) => workOn(execute, daemon.prefix)), undefined);
+  },
+);
 
 daemonTest("a scratch file that is full ends the export, and no write of the guest fails", async () => {
   await using rig = new EngineRig();
@@ -258,7 +313,6 @@ daemonTest(
     const disk = await openDisk(rig);
     const nowhere = { scratchDirectory: `${rig.folder}/none` };
     const refused = await pumped(disk, rejection(DiskExport.open(disk.disk.daemon!, optionsOf(rig, nowhere))));
-    Deno.writeTextFileSync(`${rig.folder}/xenblk-export-4194999-of-a-process-that-was-killed`, "");
     assertMatch(refused, /^Cannot export xvdb: no scratch file can be made in .*none: .*; name another directory with/);
     const view = await pumped(disk, DiskExport.open(disk.disk.daemon!, optionsOf(rig)));
     await disk[Symbol.asyncDispose]();

@@ -24,6 +24,25 @@ daemonTest("the disks of a guest share a daemon, which ends with the last of the
   assertEquals([runs(pid), rig.directories()], [false, []]);
 });
 
+daemonTest("a daemon can run before it has a disk; without one it ends when nobody keeps it", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons();
+  const owner = { guest: 5, device: "vbd3/5/51712" };
+  const kept = await daemons.prepare(owner);
+  const { process: { pid }, disks } = rig.record();
+  assertEquals(disks, {});
+  const also = await daemons.prepare(owner);
+  const disk = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
+  assertEquals(rig.record().process.pid, pid);
+  await kept[Symbol.asyncDispose]();
+  await disk[Symbol.asyncDispose]();
+  assertEquals(runs(pid), true);
+  await also[Symbol.asyncDispose]();
+  assertEquals([runs(pid), rig.directories()], [false, []]);
+  await rig.end(daemons);
+  await assertRejects(() => daemons.prepare(owner), XenblkError, "this process ends");
+});
+
 daemonTest("with a daemon per disk, and for another guest, there is another one", async () => {
   await using rig = new DaemonRig();
   const daemons = rig.daemons({ perDisk: true });

@@ -3,13 +3,18 @@
  * something dies at a step. No test is in here.
  */
 
-import { endCommit } from "../../../lib/storage/qemu/commit_job.ts";
+import { assert, assertEquals } from "@std/assert";
+import { activeImage, directoryOf } from "../../../lib/storage/image/overlay_note.ts";
+import { chainBelow } from "../../../lib/storage/qemu/overlay_chain.ts";
+import { commitJob, endCommit, findJob } from "../../../lib/storage/qemu/commit_job.ts";
+import type { Committed } from "../../../lib/storage/qemu/merge_job.ts";
+import { COMMIT_STEPS, type CommitOptions, planMerge } from "../../../lib/storage/qemu/overlay_commit.ts";
 import {
-  COMMIT_STEPS,
-  type CommitOptions,
-  type Committed,
-  planMerge,
-} from "../../../lib/storage/qemu/overlay_commit.ts";
+  DELETE_STEPS,
+  type DeleteOptions,
+  planDeletion,
+  type PlannedMerge,
+} from "../../../lib/storage/qemu/overlay_delete.ts";
 import { SNAPSHOT_STEPS, type SnapshotDisk, takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
 import type { EngineDisk } from "./engine_rig.ts";
 
@@ -21,16 +26,17 @@ export type Victim = "daemon" | "process" | "both";
 
 /** A death. */
 export interface DeathCase {
-  readonly work: "create" | "commit";
+  readonly work: "create" | "commit" | "delete";
   readonly step: string;
   readonly victim: Victim;
 }
 
-/** All steps of both kinds of work with that victim. */
+/** All steps of all kinds of work with that victim. */
 export function casesOf(victim: Victim): DeathCase[] {
   return [
     ...SNAPSHOT_STEPS.map((step) => ({ work: "create" as const, step, victim })),
     ...COMMIT_STEPS.map((step) => ({ work: "commit" as const, step, victim })),
+    ...DELETE_STEPS.map((step) => ({ work: "delete" as const, step, victim })),
   ];
 }
 
@@ -41,13 +47,35 @@ export function snapshotDisk({ disk }: EngineDisk): SnapshotDisk {
 
 /** Merges snapshots as a job of its own. */
 export async function merge(disk: EngineDisk, options: CommitOptions): Promise<Committed> {
-  const merge = await planMerge(snapshotDisk(disk), options);
-  const { daemon } = disk.disk;
-  await daemon!.run((monitor) => merge.begin(monitor));
+  return await carryOut(disk, await planMerge(snapshotDisk(disk), options));
+}
+
+/** Gives one snapshot up, as a job of its own. */
+export async function remove(disk: EngineDisk, options: DeleteOptions): Promise<Committed> {
+  return await carryOut(disk, await planDeletion(snapshotDisk(disk), options));
+}
+
+/** As a process does that has jobs: it dismisses one that has concluded; one that has failed, once that was seen. */
+async function carryOut({ disk }: EngineDisk, planned: PlannedMerge): Promise<Committed> {
+  const { run, prefix } = disk.daemon!;
+  const id = commitJob(prefix);
+  await run((monitor) => planned.begin(monitor));
+  let ends = false;
+  const dismissing = (async () => {
+    for (; !ends; await new Promise((done) => setTimeout(done, 10))) {
+      await run(async ({ execute }) => {
+        const job = await findJob(execute, id);
+        if (job?.status === "concluded" && job.error === undefined) await execute("job-dismiss", { id });
+      }).catch(() => {}); // it ends with its daemon
+    }
+  })();
   try {
-    return await merge.follow();
+    return await planned.follow();
   } finally {
-    await daemon!.run(({ execute }) => endCommit(execute, [daemon!.prefix])).catch(() => {}); // it ends with its daemon
+    ends = true;
+    await dismissing;
+    await run(({ execute }) => endCommit(execute, [prefix])).catch(() => {});
+    await planned.tidy();
   }
 }
 
@@ -127,12 +155,40 @@ function placeOf(number: number): number {
   return (number * 7) % PIECES;
 }
 
-/** Takes a snapshot, or merges two, and calls `die` at the step. */
+/** Takes a snapshot, or merges two, or gives up the second of three, and calls `die` at the step. */
 export async function workUntil({ work, step }: DeathCase, disk: EngineDisk, die: () => Promise<void>): Promise<void> {
   const at = async (reached: string): Promise<void> => {
     if (reached === step) await die();
   };
   if (work === "create") return void await takeSnapshot([snapshotDisk(disk)], { snapshot: "one", at });
   for (const snapshot of ["one", "two"]) await takeSnapshot([snapshotDisk(disk)], { snapshot });
-  await merge(disk, { snapshot: "one", at });
+  if (work === "commit") return void await merge(disk, { snapshot: "one", at });
+  await takeSnapshot([snapshotDisk(disk)], { snapshot: "three" });
+  await remove(disk, { snapshot: "two", at });
+}
+
+/** The names of a disk's snapshots, the newest first. */
+export async function snapshotNames(base: string): Promise<string[]> {
+  const { target } = await activeImage({ format: "qcow2", target: base }, true);
+  return (await chainBelow(target)).map(({ snapshot }) => snapshot);
+}
+
+/** After a death: gives up the snapshot if it is still there, and takes the steps that are left otherwise. */
+export async function removeAgain({ work }: DeathCase, disk: EngineDisk, base: string): Promise<void> {
+  if (work !== "delete") return;
+  const files = (): string[] => [...Deno.readDirSync(directoryOf(base))].map(({ name }) => name);
+  const isListed = (await snapshotNames(base)).includes("two");
+  if (isListed) await remove(disk, { snapshot: "two" }).catch(notThere);
+  if (!isListed && files().includes("web.two.qcow2")) {
+    await takeSnapshot([snapshotDisk(disk)], { snapshot: "two" }); // its name is free
+    assertEquals(await snapshotNames(base), ["two", "three", "one"]);
+    await remove(disk, { snapshot: "two" });
+  }
+  assertEquals(await snapshotNames(base), ["three", "one"]);
+  assert(!files().includes("web.two.qcow2"), `its file is gone: ${files()}`);
+}
+
+/** What was left was done before the snapshot was looked for. */
+function notThere(error: Error): void {
+  if (!error.message.includes("Cannot find snapshot")) throw error;
 }

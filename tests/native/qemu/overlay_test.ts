@@ -6,12 +6,22 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { endJob } from "../../../lib/backup/steps.ts";
 import { XenblkError } from "../../../lib/errors.ts";
-import type { ChainDaemon } from "../../../lib/storage/disk.ts";
+import type { ChainDaemon, DaemonMonitor } from "../../../lib/storage/disk.ts";
 import { activeImage } from "../../../lib/storage/image/overlay_note.ts";
+import { planMerge } from "../../../lib/storage/qemu/overlay_commit.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
 import { planReversal } from "../../../lib/storage/qemu/overlay_revert.ts";
 import { EngineRig } from "./engine_rig.ts";
-import { casesOf, type DeathCase, faultsOn, merge, snapshotDisk, workUntil, Writer } from "./overlay_rig.ts";
+import {
+  casesOf,
+  type DeathCase,
+  faultsOn,
+  merge,
+  removeAgain,
+  snapshotDisk,
+  workUntil,
+  Writer,
+} from "./overlay_rig.ts";
 import { command, daemonTest } from "./rig.ts";
 
 /** A new image in the rig's folder. */
@@ -125,6 +135,9 @@ daemonTest("of two snapshots at once one is refused, and nothing that is written
     const outcomes = await Promise.allSettled(both);
     const refused = outcomes.flatMap((outcome) => outcome.status === "rejected" ? [`${outcome.reason}`] : []);
     assertEquals([refused.length, refused[0]?.includes("has changed the disk's images meanwhile")], [1, true]);
+    const path = `${rig.folder}/web.${outcomes[0]!.status === "rejected" ? "one" : "two"}.qcow2`;
+    const mounts = Deno.readTextFileSync(`/proc/${rig.daemon}/mountinfo`);
+    assertEquals([mounts.includes(base), mounts.includes(path)], [true, false], "what the daemon can reach");
     await writer.more(100);
     await writer.stop();
     written = writer.count;
@@ -134,6 +147,52 @@ daemonTest("of two snapshots at once one is refused, and nothing that is written
   await using disk = await rig.open(`qcow2:${base}`, {}, 1);
   assertEquals(await faultsOn(disk, written), []);
 });
+
+daemonTest(
+  "the daemon dies after it has switched a merge over, before it says so: the image below is the disk",
+  async () => {
+    await using rig = new EngineRig();
+    const base = await newImage(rig);
+    let written = 0;
+    {
+      await using disk = await rig.open(`qcow2:${base}`);
+      await using writer = new Writer(disk);
+      writer.start();
+      await writer.more(100);
+      await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
+      await writer.more(100);
+      const { daemon } = snapshotDisk(disk);
+      /** The answer is lost; what the guest writes after the switch is in the image below alone. */
+      const dying = async (monitor: DaemonMonitor): Promise<unknown> => {
+        const jobs = (): Promise<unknown> => monitor.execute("query-jobs");
+        while (!JSON.stringify(await jobs()).includes("concluded")) await new Promise((done) => setTimeout(done, 1));
+        await writer.more(20);
+        await rig.killDaemon();
+        return await jobs();
+      };
+      const run: ChainDaemon["run"] = (call) =>
+        daemon.run((monitor) =>
+          call({
+            ...monitor,
+            execute: async (command, ...rest) => {
+              const answer = await monitor.execute(command, ...rest);
+              return command === "job-finalize" ? await dying(monitor) : answer;
+            },
+          })
+        );
+      const merge = await planMerge({ daemon: { ...daemon, run }, name: "xvda" }, {});
+      await run((monitor) => merge.begin(monitor));
+      await assertRejects(() => merge.follow(), XenblkError, "Cannot reach the storage daemon");
+      await writer.more(100);
+      await writer.stop();
+      written = writer.count;
+      assertEquals(await faultsOn(disk, written), []);
+    }
+    assertEquals(await checkChain(base), base);
+    await using disk = await rig.open(`qcow2:${base}`, {}, 1);
+    assertEquals(await faultsOn(disk, written), []);
+  },
+);
 
 daemonTest("what was prepared for a disk is refused once its device has another image", async () => {
   await using rig = new EngineRig();
@@ -230,6 +289,8 @@ const SHORT: readonly string[] = [
   "create both end",
   "commit process record",
   "commit both note",
+  "delete daemon finalize",
+  "delete both end",
 ];
 const ALL = Deno.env.get("XENBLK_ALL_DEATHS") === "1";
 
@@ -254,6 +315,7 @@ async function goOn(death: DeathCase): Promise<void> {
     await writer.more(100);
     await workUntil(death, disk, async () => void await rig.killDaemon()).catch(() => {}); // it may be told
     await writer.more(100);
+    await removeAgain(death, disk, base);
     await writer.stop();
     count = writer.count;
     assertEquals(await faultsOn(disk, count), []);
@@ -276,6 +338,7 @@ async function dieAndLook(death: DeathCase): Promise<void> {
   for (let round = 0; round < 2; round++) {
     await using disk = await rig.open(`qcow2:${base}`, {}, 1);
     assertEquals(await faultsOn(disk, count, true), [], rig.warnings.join("\n"));
+    await removeAgain(death, disk, base);
   }
   await checkChain(base);
 }

@@ -10,7 +10,7 @@ import { command, daemonTest } from "./rig.ts";
 
 const MIB = 1 << 20;
 const CONVERT =
-  /^Cannot resize image \w+:.*; detach the disk and convert the image \(`xenblk image convert`\): raw, qcow2/;
+  /^Cannot resize image \w+:.*; move the disk to a larger image of any format \(`xenblk mirror`\); raw, qcow2/;
 
 /** By format: the error, or undefined if it grows. vhd is QEMU's vpc. */
 const FORMATS: Readonly<Record<string, RegExp | undefined>> = {
@@ -23,7 +23,7 @@ const FORMATS: Readonly<Record<string, RegExp | undefined>> = {
   vhdx: CONVERT,
   vhd: CONVERT,
   parallels: CONVERT,
-  qed: /^Cannot resize image qed:.*: QEMU 7\.2 ends when a qed image grows under load; detach the disk, then use/,
+  qed: /^Cannot resize image qed:.*: QEMU 7\.2 ends when a qed image grows under load; move the disk to a larger image/,
 };
 
 /** The error of a resize, while the disk's channel goes on. */

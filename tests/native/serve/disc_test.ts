@@ -7,9 +7,11 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { DomId } from "../../../lib/hypervisor.ts";
 import { backendPath, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
-import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { attach, BackendProcess, detach, nodeValue, sparseImage } from "./backend.ts";
+import { untilNothingIsLeft } from "./format_stage.ts";
 import { GuestProcess } from "./guest.ts";
-import { assertClean, assertProgress, GUEST, received, UNTIL_STOPPED } from "./scenes.ts";
+import { assertClean, assertProgress, DiskFolder, GUEST, received, UNTIL_STOPPED } from "./scenes.ts";
 
 const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
 const READS = { ...UNTIL_STOPPED, readShare: 1, flushEvery: 0, barrierEvery: 0 };
@@ -66,5 +68,39 @@ nativeTest(
     assertClean(received(await disk.load({ ...READS, requests: 200 })), next.messages);
     await detach(xen, device);
     assertEquals(await next.stop(), 0, next.messages);
+  },
+);
+
+nativeTest(
+  "a disc of a storage daemon is swapped for another one: the guest's reads wait, and none fails",
+  async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(GUEST);
+    await using guest = new GuestProcess(xen, GUEST);
+    using folder = new DiskFolder();
+    const [first, second] = ["a", "b"].map((name) => `${folder.path}/${name}.qcow2`) as [string, string];
+    for (const path of [first, second]) await qemuImg("create", "-q", "-f", "qcow2", path, "16M");
+    const drive = { domain: GUEST as DomId, params: `qcow2:${first}`, readOnly: true, cdrom: true };
+    const device = await attach(xen, drive);
+    const disk = await guest.disk(frontendPath(device));
+    await using serve = new BackendProcess(xen, ["serve"]);
+    await disk.connect();
+    await disk.startLoad(READS);
+    await assertProgress(disk, 200);
+    for (const [from, to] of [[first, second], [second, first]] as const) {
+      const [status, why] = await xenblk(xen, "swap", "7", "xvda", `qcow2:${from}.none`);
+      assertEquals(status, 1);
+      assertMatch(why, /\.none.*[Nn]o such file/);
+      await assertProgress(disk, 200);
+      const swapped = await xenblk(xen, "swap", "7", "xvda", `qcow2:${to}`);
+      assertEquals(swapped[0], 0, swapped[1]);
+      await assertProgress(disk, 200);
+      assertEquals(await nodeValue(xen, `${backendPath(device)}/params`), `qcow2:${to}`);
+    }
+    assertClean(received(await disk.stopLoad()), serve.messages);
+    assert(!serve.messages.includes("wait for another storage daemon"), serve.messages);
+    await detach(xen, device);
+    assertEquals(await serve.stop(), 0, serve.messages);
+    await untilNothingIsLeft(xen);
   },
 );

@@ -110,6 +110,9 @@ nativeTest("a disk is exported under load, in the foreground, in the background 
     const twice = await outcome(stage, "export", "7", "xvda");
     assertEquals(twice.slice(0, 2), [1, ""]);
     assertMatch(twice[2], /Cannot export xvda of domain 7: it is exported already; end that first: `xenblk export/);
+    const swap = await outcome(stage, "swap", "7", "xvda", `raw:${stage.folder}/first`);
+    assertEquals(swap.slice(0, 2), [1, ""]);
+    assertMatch(swap[2], /Cannot swap the image of this disk: its export is running; end it \(`xenblk export/);
     verb.kill("SIGINT");
     assertEquals([await verb.status(), verb.stderr.includes("Cannot")], [0, false], verb.stderr);
     await isGone(uri);
@@ -193,30 +196,26 @@ async function exportNodes(pid: number): Promise<string> {
 }
 
 nativeTest(
-  "a raw disk without a daemon cannot be exported, with one it can; a full scratch file ends it alone",
+  "a raw disk enters a daemon for its export, which a full scratch file ends alone, and leaves it",
   async () => {
     await using stage = await FormatStage.open("raw");
     const backend = stage.serve();
     await stage.disk.connect();
-    const [status, , why] = await outcome(stage, "export", "7", "xvda");
-    assertEquals(status, 1);
-    assertMatch(
-      why,
-      /no storage daemon serves it: raw:.*; attach an image file with --engine qemu; of a logical volume/,
-    );
-    assertEquals(await backend.stop(), 0, backend.messages);
-    const other = stage.serve("--engine", "qemu");
-    await other.says(/connected:/);
     await stage.disk.startLoad(UNTIL_STOPPED);
     await using verb = new Verb(stage, "export", "7", "xvda", "--scratch-dir", stage.folder, "--scratch-size", "1M");
     const uri = await verb.uri();
     assertEquals(await verb.status(), 1, verb.stderr);
     assertMatch(verb.stderr, /its scratch file is full \(its limit is 1\.0 MiB\), or failed; .*more --scratch-size/);
     await isGone(uri);
+    for (const did of ["entered", "left"]) {
+      assertMatch(verb.stderr, new RegExp(`xvda has ${did} its storage daemon; its requests waited for \\d+ ms`));
+    }
+    await backend.says(/it has left its storage daemon: requests waited for/);
     await assertProgress(stage.disk, 100);
-    assertClean(received(await stage.disk.stopLoad()), other.messages);
+    assertClean(received(await stage.disk.stopLoad()), backend.messages);
+    assertEquals(await stage.daemons(), []);
     await detach(stage.xen, stage.device);
-    assertEquals(await other.stop(), 0, other.messages);
+    assertEquals(await backend.stop(), 0, backend.messages);
   },
   MISSING,
 );

@@ -111,7 +111,7 @@ for (const [format, why] of [["vmdk", "does not support resize"], ["qed", "QEMU 
     const backend = stage.serve();
     await stage.disk.connect();
     const fixed = await assertRejects(() => resize(stage, "128M"), Error);
-    assertMatch(fixed.message, new RegExp(`Cannot resize image ${format}:.*${why}.*; detach the disk`));
+    assertMatch(fixed.message, new RegExp(`Cannot resize image ${format}:.*${why}.*; move the disk to a larger image`));
     const odd = await assertRejects(() => resize(stage, "134217729"), Error);
     assertMatch(odd.message, /Cannot use size 134217729: it is not a multiple of 512 bytes above 0/);
     assertClean(received(await stage.disk.load({ ...LOAD, requests: 200 })), backend.messages);

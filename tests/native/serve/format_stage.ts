@@ -15,9 +15,9 @@ import { DiskFolder, GUEST } from "./scenes.ts";
 const SIZE = "64M";
 
 /** A daemon that was killed may leave clusters that nothing refers to, but nothing wrong. */
-export async function assertSound(format: string, image: string): Promise<void> {
+export async function assertSound(format: string, image: string, ...options: readonly string[]): Promise<void> {
   const { code, stdout, stderr } = await new Deno.Command("qemu-img", {
-    args: ["check", "--output=json", "-f", format, image],
+    args: ["check", "--output=json", ...options, "-f", format, image],
   }).output();
   const text = new TextDecoder();
   const said = text.decode(stdout) + text.decode(stderr);

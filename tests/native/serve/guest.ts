@@ -70,6 +70,12 @@ export class GuestDisk {
     return await this.finishLoad();
   }
 
+  /** Goes on as that disk, which is not used any more, of a guest on another host; this one is not connected yet. */
+  async continueAs(other: GuestDisk, file: string): Promise<void> {
+    await other.guest.order({ verb: "save-model", disk: other.path, image: file });
+    await this.guest.order({ verb: "load-model", disk: this.path, image: file });
+  }
+
   disconnect(): Promise<void> {
     return this.guest.order({ verb: "disconnect", disk: this.path });
   }

@@ -89,6 +89,18 @@ class GuestDisk {
     return await this.#loading!;
   }
 
+  /** Writes the expected content to a file, or reads it from there before the disk is connected. */
+  saveModel(file: string): void {
+    Deno.writeFileSync(file, new Uint8Array(this.#model!.buffer).slice());
+  }
+
+  loadModel(file: string): void {
+    const bytes = Deno.readFileSync(file);
+    const buffer = new SharedArrayBuffer(bytes.length);
+    new Uint8Array(buffer).set(bytes);
+    this.#model = new DiskModel(buffer);
+  }
+
   useStore(): void {
     this.#frontend.useStore(store);
   }
@@ -146,6 +158,10 @@ async function obey(order: Order): Promise<unknown> {
       return await disk.stopLoad();
     case "disconnect":
       return await disk.disconnect();
+    case "save-model":
+      return disk.saveModel(order.image);
+    case "load-model":
+      return disk.loadModel(order.image);
     case "verify":
       return disk.verify(order.image);
     default:

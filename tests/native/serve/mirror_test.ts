@@ -69,7 +69,7 @@ class Mirrors {
   }
 }
 
-nativeTest("a disk moves to another qcow2 and then to a raw file under a verified load", async () => {
+nativeTest("a disk moves to another qcow2, then to a raw file, and back under a verified load", async () => {
   await using stage = await FormatStage.open("qcow2", [], { queues: 2 });
   const mirrors = new Mirrors(stage);
   const backend = stage.serve("--queues", "2");
@@ -86,8 +86,15 @@ nativeTest("a disk moves to another qcow2 and then to a raw file under a verifie
   }
   assertEquals(await stage.daemons(), []);
   assertClean(received(await stage.disk.stopLoad()), backend.messages);
-  await assertRejects(() => mirrors.start(backend, targets[0]!), XenblkError, "no storage daemon serves it");
-  await mirrors.finish(backend, targets[1]!);
+  // From raw it goes through a daemon, too.
+  await stage.disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(stage.disk, 200);
+  await mirrors.start(backend, targets[0]!);
+  const { state, error } = await mirrors.over(backend);
+  assertEquals([state, error, await mirrors.params()], ["completed", undefined, targets[0]], backend.messages);
+  await assertProgress(stage.disk, 200);
+  assertClean(received(await stage.disk.stopLoad()), backend.messages);
+  await mirrors.finish(backend, targets[0]!);
 });
 
 nativeTest(

@@ -45,6 +45,10 @@ export class NbdServer implements AsyncDisposable {
     }
   }
 
+  signal(signal: Deno.Signal): void {
+    this.#process?.kill(signal);
+  }
+
   async end(signal: Deno.Signal = "SIGKILL"): Promise<void> {
     this.#process?.kill(signal);
     await this.#process?.status;

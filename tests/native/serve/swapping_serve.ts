@@ -1,6 +1,6 @@
 /**
- * The command, killed at a step of an exchange: DIE_AT names the step, and with DIE_WITH=daemon the storage daemons of the
- * run directory are killed just before.
+ * The command, killed at a step of an exchange: DIE_AT names the step, DIE_TURN says at which exchange of a disk with two
+ * rings, and with DIE_WITH=daemon the storage daemons of the run directory are killed just before.
  */
 
 import { DeviceNodes } from "../../../lib/backend/device_nodes.ts";
@@ -14,10 +14,15 @@ type Step = "opened" | "releasing" | "released" | "held" | "committed" | "starte
 
 const chosen = Deno.env.get("DIE_AT");
 const directory = Deno.env.get("XENBLK_JOURNAL_DIR")!;
+const turn = Number(Deno.env.get("DIE_TURN") ?? "1");
+/** Exchanges that were committed. */
+let committed = 0;
 let released = 0;
 
 function reach(step: Step): void {
-  if (step !== chosen) return;
+  if (step === "committed") committed++;
+  const isOver = step === "committed" || step === "started";
+  if (step !== chosen || committed + (isOver ? 0 : 1) !== turn) return;
   if (Deno.env.get("DIE_WITH") === "daemon") killDaemons();
   Deno.kill(Deno.pid, "SIGKILL");
 }
@@ -42,7 +47,7 @@ DeviceResources.prototype.openOther = async function (...args): ReturnType<typeo
 const { release, start } = PlacedQueue.prototype;
 PlacedQueue.prototype.release = async function (limitMs): Promise<boolean> {
   const done = await release.call(this, limitMs);
-  if (done) reach(++released === 1 ? "releasing" : "released");
+  if (done) reach(++released % 2 === 1 ? "releasing" : "released");
   return done;
 };
 

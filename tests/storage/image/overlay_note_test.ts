@@ -5,8 +5,17 @@
 
 import { assertEquals, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
-import { activeImage, notePath, turnNote, turnNoteBack, writeNote } from "../../../lib/storage/image/overlay_note.ts";
+import {
+  activeImage,
+  notePath,
+  readNote,
+  turnNote,
+  turnNoteBack,
+  writeNote,
+} from "../../../lib/storage/image/overlay_note.ts";
+import { chainBelow } from "../../../lib/storage/qemu/overlay_chain.ts";
 import { planReversal, revert } from "../../../lib/storage/qemu/overlay_revert.ts";
+import { settleDeletion } from "../../../lib/storage/qemu/overlay_settle.ts";
 import { writeOverlayHeader } from "../rig.ts";
 
 /** A folder with a base and overlays on it, one on the other. */
@@ -111,4 +120,81 @@ Deno.test("a disk goes back to its newest snapshot, or to an older one, or to wh
   await revert(await planReversal(chain.base, undefined));
   assertEquals(await chain.led(chain.base), "raw:web.img");
   await assertRejects(() => planReversal(chain.base, undefined), XenblkError, "it has none");
+});
+
+/** What a chain of three looks like, the first overlay of which is merged into the base. */
+async function assertLed(chain: Chain, step: string, snapshots: readonly string[]): Promise<void> {
+  for (const name of [chain.base, chain.path("one"), chain.path("two"), chain.path("three")]) {
+    assertEquals(await chain.led(name, true, "qcow2"), "qcow2:web.three.qcow2", `${step}: ${name}`);
+  }
+  const links = await chainBelow(chain.path("three"));
+  assertEquals(links.map(({ snapshot }) => snapshot), snapshots, step);
+}
+
+Deno.test("at each step of a deletion every name leads to the disk, and no later snapshot is lost", async () => {
+  using chain = await chainOfTwo();
+  const { base, folder } = chain;
+  const [one, two, three] = [chain.path("one"), chain.path("two"), chain.path("three")];
+  await chain.snapshot("three", two, "qcow2");
+  const merging = "2026-11-30T09:00:00.000Z";
+  await writeNote(folder, { ...(await readNote(base))!, merging });
+  await assertLed(chain, "begun", ["three", "two", "one"]);
+  const refused = (): Promise<unknown> => planReversal(base, "one");
+  await assertRejects(refused, XenblkError, "merged in part");
+  assertEquals((await planReversal(base, "two")).base, one);
+
+  writeOverlayHeader(two, "web.img"); // not before the note allows it
+  await assertRejects(() => chain.led(base), XenblkError, "which is no qcow2 image over");
+  writeOverlayHeader(two, "web.one.qcow2");
+  await writeNote(folder, { ...(await readNote(one))!, into: "web.img" });
+  await assertLed(chain, "allowed", ["three", "two", "one"]);
+  writeOverlayHeader(two, "web.img");
+  await assertLed(chain, "rewritten", ["three", "two"]);
+  assertEquals(await planReversal(base, "two"), { base, image: `raw:${base}`, overlays: [three, two, one] });
+
+  Deno.removeSync(one);
+  await assertLed(chain, "removed", ["three", "two"]);
+  const { into: _into, ...upper } = (await readNote(one))!;
+  await writeNote(folder, { ...upper, base: "web.img", baseFormat: "raw" });
+  await assertLed(chain, "joined", ["three", "two"]);
+  await writeNote(folder, { ...upper, base: "web.img", baseFormat: "raw", overlay: "web.one.qcow2" }, "web.one.qcow2");
+  await assertLed(chain, "turned", ["three", "two"]);
+  assertEquals(await chain.led(one, false, "qcow2"), "raw:web.img");
+});
+
+Deno.test("what a deletion has left is done as a whole, and once", async () => {
+  using chain = await chainOfTwo();
+  const { base, folder } = chain;
+  const [one, two] = [chain.path("one"), chain.path("two")];
+  await writeNote(folder, { ...(await readNote(one))!, into: "web.img" });
+  writeOverlayHeader(two, "web.img");
+  await settleDeletion({ base, merged: one, overlay: two });
+  assertEquals((await chainBelow(two)).map(({ snapshot, merged }) => [snapshot, merged]), [["two", undefined]]);
+  assertEquals([...Deno.readDirSync(folder)].map(({ name }) => name).filter((name) => /one.qcow2$/.test(name)), []);
+  assertEquals(await chain.led(one, true, "qcow2"), "qcow2:web.two.qcow2");
+  await assertRejects(() => settleDeletion({ base, merged: one, overlay: two }), XenblkError, "other ones by now");
+});
+
+Deno.test("what a guest writes to the begin of a raw image names no image below it", async () => {
+  using chain = await chainOfTwo();
+  writeOverlayHeader(chain.base, "bad\0name");
+  const names = async (path: string, format: string): Promise<string[]> =>
+    (await chainBelow(path, format)).map(({ snapshot }) => snapshot);
+  assertEquals(await names(chain.path("two"), "qcow2"), ["two", "one"]);
+  assertEquals(await names(chain.base, "raw"), []);
+});
+
+Deno.test({
+  name: "who may not look for a note does not write to the image; who only reads has what was named",
+  permissions: { read: false },
+  async fn(): Promise<void> {
+    const name = { format: "raw", target: "/srv/some.img" };
+    const error = await assertRejects(() => activeImage(name, true), XenblkError);
+    assertEquals(
+      error.line,
+      "Cannot look for /srv/some.img.xenblk-snapshot, which says where an image's later writes are: Deno was started " +
+        "without the permission; run deno with --allow-read=/srv",
+    );
+    assertEquals(await activeImage(name, false), name);
+  },
 });
