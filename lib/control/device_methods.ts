@@ -36,7 +36,17 @@ const DOMAIN: Param<string | number> = {
 const RATE: Param<string | number> = { ...DOMAIN, allowed: "a number of bytes, or a text such as 10M" };
 
 const WEIGHT = whole(LEAST_WEIGHT, MOST_WEIGHT);
-const LIMITS = object({ iops: whole(0, 1e9), iopsBurst: whole(0, 1e9), bytesPerSecond: RATE, bytesBurst: RATE });
+const REQUESTS = whole(0, 1e9);
+const LIMITS = object({
+  iops: REQUESTS,
+  iopsBurst: REQUESTS,
+  bytesPerSecond: RATE,
+  bytesBurst: RATE,
+  readIops: REQUESTS,
+  writeIops: REQUESTS,
+  readBytesPerSecond: RATE,
+  writeBytesPerSecond: RATE,
+});
 
 const ATTACH = {
   domain: DOMAIN,
