@@ -102,6 +102,8 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       checkNoJob(process, device);
       const params = await paramsOfText(image);
       await process.visits?.settled(device);
+      checkNoJob(process, device);
+      checkNotHeld(process, device);
       progress("opening the new image");
       return await unlessAborted(served.exchange({ timeoutMs: SWAP_TIMEOUT_MS, ...how, params }), signal);
     },
@@ -181,6 +183,15 @@ function checkNoJob({ jobs }: ControlledProcess, device: string): void {
   if (job === undefined) return;
   throw new XenblkError(`Cannot swap the image of ${device}: its ${job.kind} is running`, {
     remedy: `wait for it (\`xenblk job wait ${job.id}\`), or cancel it (\`xenblk job cancel ${job.id}\`)`,
+  });
+}
+
+/** Work that is about to begin is nothing that its daemon knows of; it refuses an exchange that has begun. */
+function checkNotHeld({ visits }: ControlledProcess, device: string): void {
+  const work = visits?.heldTo(device);
+  if (work === undefined) return;
+  throw new XenblkError(`Cannot swap the image of ${device}: its storage daemon is asked to ${work}`, {
+    remedy: "wait until that is over (`xenblk job list`); end an export with `xenblk export DOMAIN VDEV --end`",
   });
 }
 

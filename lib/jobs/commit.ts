@@ -4,7 +4,9 @@
  * says.
  */
 
-import { fileOf, readNote } from "../storage/image/overlay_note.ts";
+import { lookWithin } from "../path_lookup.ts";
+import { backingOf, directoryOf, fileOf, readNote } from "../storage/image/overlay_note.ts";
+import { MOST_OVERLAYS } from "../storage/qemu/overlay_chain.ts";
 import type { JobKind } from "./job.ts";
 
 /** What is kept of a merge: absolute paths. */
@@ -18,11 +20,32 @@ export interface CommitDetails {
 /** What a process does with its merges: what one has done is done before it is over. */
 export const commitKind: JobKind = {
   async succeeded({ error, details }): Promise<boolean> {
-    if (error === undefined) return true;
     const { base, overlay } = Object(details) as Partial<CommitDetails>;
-    if (base === undefined || overlay === undefined) return false;
+    if (base === undefined || overlay === undefined) return error === undefined;
     const note = await readNote(overlay).catch(() => undefined);
-    return note?.base === fileOf(base);
+    const leadsToBase = note?.base === fileOf(base);
+    if (leadsToBase) await removeMerged(base, overlay);
+    if (error === undefined || leadsToBase) return true;
+    if (note === undefined) return false;
+    // One that was in the middle is given up once the overlay on it names the image below.
+    return note.into === fileOf(base) && await backingPath(`${directoryOf(overlay)}/${note.overlay}`) === base;
   },
   end: () => Promise.resolve(undefined),
 };
+
+/** Whoever merged the overlays died before they were removed. They are removed from the oldest on, so these name each other. */
+async function removeMerged(base: string, newest: string): Promise<void> {
+  const left: string[] = [];
+  const isAbove = (path: string): boolean =>
+    directoryOf(path) === directoryOf(base) && fileOf(path) !== fileOf(base) && left.length < MOST_OVERLAYS;
+  for (let path: string | undefined = newest; path !== undefined && isAbove(path); path = await backingPath(path)) {
+    left.push(path);
+  }
+  for (const path of left.toReversed()) await lookWithin(path, () => Deno.remove(path)).catch(() => {}); // it is gone
+}
+
+/** Of the image below that a qcow2 image names; undefined: it is not there, or names none. */
+async function backingPath(overlay: string): Promise<string | undefined> {
+  const backing = await backingOf(overlay).catch(() => undefined);
+  return backing === undefined || backing.startsWith("/") ? backing : `${directoryOf(overlay)}/${backing}`;
+}

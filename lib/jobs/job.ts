@@ -54,7 +54,10 @@ export interface JobOrder<D> {
    * that its end is not missed. What it rejects with is the order's error, after {@linkcode JobKind.end}.
    */
   begin(monitor: DaemonMonitor, name: string): Promise<void>;
-  /** What this process does for the job once it has begun; the job is over after that. Absent: nothing. */
+  /**
+   * What this process does for the job once it has begun; the job is over after that. If it rejects and has cancelled the
+   * daemon's job, the job has failed for that reason. Absent: nothing.
+   */
   follow?(): Promise<unknown>;
 }
 

@@ -65,8 +65,8 @@ interface LiveJob {
   toldReady: boolean;
   /** Why it could not be completed. */
   failure?: string;
-  /** What the process does for it. */
-  following?: Promise<unknown>;
+  /** What the process does for it; with why it has given up. */
+  following?: Promise<string | undefined> | undefined;
   /** What its kind does since it is ready. */
   completing?: Promise<void>;
 }
@@ -144,7 +144,7 @@ export class Jobs implements AsyncDisposable {
       };
       const record = await this.#begin(order, report);
       const job = this.#add(record, true);
-      if (order.follow !== undefined) job.following = order.follow().catch(() => {}); // the job's end says it
+      job.following = order.follow?.().then(() => undefined, errorText);
       this.#options.logger.info(`${device}: ${kind}${toward(report)} has begun`);
       this.#tell(job.record.report);
       this.#watch();
@@ -315,10 +315,10 @@ export class Jobs implements AsyncDisposable {
     else if (state === "ready" && !job.toldReady) void this.#complete(job);
   }
 
-  /** Ends a job that cannot be completed. */
-  async #giveUp(job: LiveJob, failure: string): Promise<void> {
+  /** Ends a job that cannot be completed; without a reason if it was to end. */
+  async #giveUp(job: LiveJob, failure: string | undefined): Promise<void> {
     const { id } = job.record.report;
-    job.failure = failure;
+    if (failure !== undefined) job.failure = failure;
     if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
   }
 
@@ -332,7 +332,7 @@ export class Jobs implements AsyncDisposable {
     try {
       await (job.completing = complete());
     } catch (error) {
-      await this.#giveUp(job, errorText(error));
+      await this.#giveUp(job, job.cancelling ? undefined : errorText(error)); // it fails because it is to end
     }
   }
 
@@ -343,13 +343,20 @@ export class Jobs implements AsyncDisposable {
   }
 
   /** Waits for what the process does for a job that is over: it decides how it ended, or knows why it could not complete it. */
-  async #settle(job: LiveJob): Promise<void> {
-    if (job.following !== undefined) await endsWithin(job.following, FOLLOW_MS);
-    await job.completing?.catch((error) => job.failure ??= errorText(error));
+  async #settle(job: LiveJob, reason: string | undefined): Promise<void> {
+    const { following } = job;
+    if (following !== undefined && await endsWithin(following, FOLLOW_MS)) {
+      const gaveUp = await following;
+      // Else the reason is the daemon's, or that of whoever cancelled it.
+      if (gaveUp !== undefined && reason === CANCELLED && !job.cancelling) job.failure ??= gaveUp;
+    }
+    await job.completing?.catch((error) => {
+      if (!job.cancelling) job.failure ??= errorText(error);
+    });
   }
 
   async #finish(job: LiveJob, reason: string | undefined, byDaemon: boolean): Promise<void> {
-    await this.#settle(job);
+    await this.#settle(job, reason);
     const error = job.failure ?? reason;
     const isCancelled = job.failure === undefined && error !== undefined &&
       (job.cancelling || error === CANCELLED || error === CLOSED);

@@ -16,6 +16,8 @@ import type { Execute } from "./removal.ts";
 /** How often the job is looked at. */
 const LOOK_MS = 100;
 const SHORT_LOOK_MS = 5;
+/** How long as much may be left to be merged: a guest that writes faster would keep the job for ever. */
+const PATIENCE_MS = 600_000;
 /** How long its last steps may take, while the guest's requests wait. */
 const END_MS = 30_000;
 
@@ -30,6 +32,8 @@ export interface MergedDisk {
 export interface MergeOptions {
   /** Most bytes per second. Absent: as fast as it can. */
   readonly bytesPerSecond?: number;
+  /** How long it may go on without coming closer to its end. Default ten minutes. */
+  readonly patienceMs?: number;
   /** Aborting it ends the merge; the overlays stay. */
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: number, total: number) => void;
@@ -80,7 +84,16 @@ export class MergeJob {
 
   /** Waits until it has that status. Rejects with {@linkcode XenblkError} if it ends before. */
   async until(status: string): Promise<void> {
-    while ((await this.#look()).status !== status) await sleep(LOOK_MS);
+    const { patienceMs = PATIENCE_MS } = this.#options;
+    let least = Infinity;
+    for (let lessMs = performance.now();; await sleep(LOOK_MS)) {
+      const job = await this.#look();
+      if (job.status === status) return;
+      const left = job["total-progress"] - job["current-progress"];
+      if (left < least) [least, lessMs] = [left, performance.now()];
+      if (performance.now() - lessMs <= patienceMs) continue;
+      throw this.error(`the guest has written faster than it was merged for ${patienceMs / 1000} s (see --rate)`);
+    }
   }
 
   /** Waits for `pending`, in a turn of the daemon, as long as the guest may have to wait. */

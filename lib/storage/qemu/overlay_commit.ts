@@ -139,11 +139,11 @@ class Merge {
     });
   }
 
-  /** The overlays' files; their notes lead on to the image. */
+  /** The overlays' files, the oldest first; their notes lead on to the image. */
   async #removeFiles(): Promise<string[]> {
     const removed: string[] = [];
-    for (const { overlay } of this.#links) {
-      await lookWithin(overlay, () => Deno.remove(overlay)).then(() => removed.push(overlay), () => {});
+    for (const { overlay } of this.#links.toReversed()) {
+      await lookWithin(overlay, () => Deno.remove(overlay)).then(() => removed.unshift(overlay), () => {});
     }
     return removed;
   }

@@ -3,16 +3,31 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { commitKind } from "../../../lib/jobs/commit.ts";
-import { activeImage } from "../../../lib/storage/image/overlay_note.ts";
+import { type CommitDetails, commitKind } from "../../../lib/jobs/commit.ts";
+import type { JobOrder } from "../../../lib/jobs/job.ts";
+import { activeImage, writeNote } from "../../../lib/storage/image/overlay_note.ts";
 import { planMerge } from "../../../lib/storage/qemu/overlay_commit.ts";
+import type { PlannedMerge } from "../../../lib/storage/qemu/overlay_delete.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
-import { EngineRig } from "../qemu/engine_rig.ts";
+import { type EngineDisk, EngineRig } from "../qemu/engine_rig.ts";
 import { faultsOn, snapshotDisk, Writer } from "../qemu/overlay_rig.ts";
 import { command, daemonTest } from "../qemu/rig.ts";
 import { deviceOf, JobsRig } from "./rig.ts";
 
 const DEVICE = deviceOf(51712);
+const ID = "vbd3-5-51712-commit";
+
+/** As the control socket starts it. */
+function order({ disk }: EngineDisk, merge: PlannedMerge): JobOrder<CommitDetails> {
+  return {
+    kind: "commit",
+    device: DEVICE,
+    daemon: disk.daemon!,
+    details: { base: merge.base, overlay: merge.overlay },
+    begin: (monitor) => merge.begin(monitor),
+    follow: () => merge.follow(),
+  };
+}
 
 for (const [step, state] of [["catch-up", "failed"], ["begin", "completed"], ["finalize", "completed"]] as const) {
   daemonTest(`the daemon dies at step ${step} of a merge: it has ${state}`, async () => {
@@ -33,20 +48,75 @@ for (const [step, state] of [["catch-up", "failed"], ["begin", "completed"], ["f
         if (reached === step) await rig.killDaemon();
       },
     });
-    await jobs.jobs.start({
-      kind: "commit",
-      device: DEVICE,
-      daemon: disk.disk.daemon!,
-      details: { base: merge.base, overlay: merge.overlay },
-      begin: (monitor) => merge.begin(monitor),
-      follow: () => merge.follow(),
-    });
-    const job = await jobs.over("vbd3-5-51712-commit");
+    await jobs.jobs.start(order(disk, merge));
+    const job = await jobs.over(ID);
     const { target } = await activeImage({ format: "qcow2", target: base }, true);
     assertEquals([job.state, target === base], [state, state === "completed"], job.error);
     if (state === "failed") assertMatch(job.error!, /died/);
+    const isThere = await Deno.lstat(`${rig.folder}/web.one.qcow2`).then(() => true, () => false);
+    assertEquals(isThere, state === "failed", "an overlay that was merged is removed");
     await writer.more(50);
     await writer.stop();
     assertEquals(await faultsOn(disk, writer.count), []);
   });
 }
+
+daemonTest(
+  "a merge that is slower than the guest writes has failed for that reason, and all snapshots stay",
+  async () => {
+    await using rig = new EngineRig();
+    const base = `${rig.folder}/web.qcow2`;
+    await command("qemu-img", "create", "-q", "-f", "qcow2", base, "64M");
+    await using disk = await rig.open(`qcow2:${base}`);
+    await using jobs = new JobsRig(rig.folder, { commit: () => Promise.resolve(commitKind) });
+    jobs.disks.set(DEVICE, { daemon: disk.disk.daemon });
+    await jobs.open();
+    await using writer = new Writer(disk);
+    writer.start();
+    await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
+    await writer.more(256);
+    const merge = await planMerge(snapshotDisk(disk), { bytesPerSecond: 65_536, patienceMs: 1000 });
+    await jobs.jobs.start(order(disk, merge));
+    const { state, error } = await jobs.over(ID);
+    assertEquals(state, "failed", error);
+    assertMatch(error!, /the guest has written faster than it was merged for 1 s/);
+    const { target } = await activeImage({ format: "qcow2", target: base }, true);
+    assertEquals(target, `${rig.folder}/web.one.qcow2`);
+    await writer.more(50);
+    await writer.stop();
+    assertEquals(await faultsOn(disk, writer.count), []);
+  },
+);
+
+daemonTest("a snapshot in the middle is given up once the overlay above names the image below", async () => {
+  await using rig = new EngineRig();
+  const { folder } = rig;
+  const [base, one] = [`${folder}/web.qcow2`, `${folder}/web.one.qcow2`];
+  const note = { version: 1, created: "", baseFormat: "qcow2" } as const;
+  await writeNote(folder, { ...note, snapshot: "one", base: "web.qcow2", overlay: "web.one.qcow2" });
+  const upper = { ...note, snapshot: "two", base: "web.one.qcow2", overlay: "web.two.qcow2" };
+  const ends = (): Promise<boolean> =>
+    commitKind.succeeded!({ device: DEVICE, details: { base, overlay: one }, error: "its storage daemon died" });
+  for (
+    const [backing, into, isDone] of [[one, {}, false], [one, { into: "web.qcow2" }, false], [base, {
+      into: "web.qcow2",
+    }, true]] as const
+  ) {
+    await command(
+      "qemu-img",
+      "create",
+      "-q",
+      "-u",
+      "-f",
+      "qcow2",
+      "-F",
+      "qcow2",
+      "-b",
+      backing,
+      `${folder}/web.two.qcow2`,
+      "1M",
+    );
+    await writeNote(folder, { ...upper, ...into });
+    assertEquals(await ends(), isDone);
+  }
+});
