@@ -92,6 +92,9 @@ Deno.test("a column has the limits where a disk has any, and JSON has them as nu
   const [headings, ...rows] = renderRates(disks, VIEW, 250).trimEnd().split("\n");
   assert(headings!.endsWith("  limit"));
   assertEquals(rows.map((row) => /\S+(?: \S+)?$/.exec(row)![0]), ["-", "500/s 10.0MiB/s"]);
+  const apart = { ...limits, iops: 0, readIops: 50, writeIops: 20, bytesPerSecond: 0, writeBytesPerSecond: 4096 };
+  const row = renderRates([{ ...disks[1]!, limits: apart }], VIEW, 250);
+  assert(row.includes(" r50/s w20/s w4.0KiB/s\n"), row);
   assert(!renderRates(guests, VIEW, 250).includes("limit"));
 });
 

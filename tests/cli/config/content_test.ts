@@ -3,12 +3,13 @@
  * line takes precedence.
  */
 
-import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import type { DiskIdentity } from "../../../lib/backend/disk_identity.ts";
 import { parseArguments } from "../../../lib/cli/args.ts";
 import { readContent } from "../../../lib/cli/config/content.ts";
 import { faultText } from "../../../lib/cli/config/fault.ts";
 import { Config, loadConfig, readConfig } from "../../../lib/cli/config/file.ts";
+import { settingsOf } from "../../../lib/cli/device_options.ts";
 import { SERVE_OPTIONS } from "../../../lib/cli/serve_options.ts";
 import { XenblkError } from "../../../lib/errors.ts";
 import { ROOT } from "../../house/source.ts";
@@ -148,6 +149,31 @@ iops-burst = 80
   assertEquals(rule(WEB).limits, { iops: 50, iopsBurst: 80, bytesPerSecond: 10 * 2 ** 20 });
   assertEquals(rule({ ...WEB, domainName: "db" }).limits, { iops: 700, bytesPerSecond: 10 * 2 ** 20 });
   assertEquals((await config('[[disk]]\nkind = "vbd3"\n')).rule(given())!(WEB).limits, undefined);
+});
+
+Deno.test("limits of reads and writes end those of both that come from elsewhere, and are a fault beside them", async () => {
+  const file = await config(`
+[serve]
+iops = 700
+bytes-per-second = "10M"
+[[disk]]
+domain = "web-*"
+read-iops = 50
+read-bytes-per-second = "1M"
+`);
+  assertEquals(file.rule(given())!(WEB).limits, { readIops: 50, readBytesPerSecond: 2 ** 20 });
+  assertEquals(file.rule(given("--iops=9"))!(WEB).limits, { iops: 9, readBytesPerSecond: 2 ** 20 });
+  assertEquals(file.rule(given("--write-iops=9"))!(WEB).limits?.iops, undefined);
+  const { faults } = await readContent("[serve]\nwrite-iops = 5\niops-burst = 7\niops = 5\n");
+  assertEquals(faults.map((fault) => faultText("f", fault)), [
+    "f:4: Cannot use write-iops and iops together: limits hold for reads and writes together, or for each of both; " +
+    "remove one of them",
+  ]);
+  assertThrows(
+    () => settingsOf(given("--iops=5", "--read-iops=5").options),
+    XenblkError,
+    "requests are limited together, by --iops, and apart, by --read-iops and --write-iops; use one of both",
+  );
 });
 
 Deno.test("all rules that match a disk apply, key by key, and of two the later one counts", async () => {
