@@ -102,7 +102,7 @@ export type { Weight } from "./lib/dataplane/fairness.ts";
 export type { Exchanged, ExchangeRequest, ExchangingDevice, HeldDevice } from "./lib/backend/exchange.ts";
 export type { ChosenLive } from "./lib/backend/live_settings.ts";
 export type { AllLimits } from "./lib/storage/filter/limits.ts";
-export type { ThrottleMemory, ThrottleState } from "./lib/storage/filter/throttled_channel.ts";
+export type { ThrottleMemory, ThrottleState } from "./lib/storage/filter/budget.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
 export type { CloseOptions } from "./lib/backend/close_options.ts";

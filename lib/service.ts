@@ -17,7 +17,7 @@ import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { journalDirectory } from "./journal_directory.ts";
-import type { DiskOwner } from "./storage/disk.ts";
+import type { DiskFile, DiskOwner } from "./storage/disk.ts";
 import { LazyDaemonDisks } from "./storage/lazy_daemon_disks.ts";
 import { chooseFilters } from "./storage/filter/spec.ts";
 import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "./storage/plugin/settings.ts";
@@ -110,10 +110,10 @@ export interface Service {
    */
   silentMs(): number;
   /**
-   * Has the storage daemon running that would serve the owner's disk, until the result is disposed; then it ends unless it
-   * has a disk. Rejects with {@linkcode XenblkError}. Absent: this host has no storage daemons.
+   * Has the storage daemon running that would serve the owner's disk, with these files, until the result is disposed; then it
+   * ends unless it has a disk. Rejects with {@linkcode XenblkError}. Absent: this host has no storage daemons.
    */
-  readonly prepareDaemon?: (owner: DiskOwner) => Promise<AsyncDisposable>;
+  readonly prepareDaemon?: (owner: DiskOwner, files: readonly DiskFile[]) => Promise<AsyncDisposable>;
   /**
    * Finishes what is in flight and ends all threads. All devices are closed at the same time, and each is released as
    * soon as it is done. An image that is being opened is closed, too, if it opens within a second from when that began,
@@ -159,7 +159,7 @@ function daemonDisks(
   );
   return {
     openByDaemon: (request) => disks.open(request),
-    prepareDaemon: (owner) => disks.prepare(owner),
+    prepareDaemon: (owner, files) => disks.prepare(owner, files),
     endDaemonDisk: (owner) => disks.discard(owner),
     endLeftovers: (isGone) => disks.endLeftovers(isGone),
   };

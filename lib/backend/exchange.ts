@@ -82,7 +82,14 @@ export interface HeldDevice {
     /** Behind its filters. */
     readonly disk: Disk;
     /** What the toolstack says of it. */
-    readonly description: Pick<DeviceDescription, "params" | "inDaemon" | "guestUuid">;
+    readonly description: {
+      /** The node of that name. */
+      readonly params: string;
+      /** The file or block device that the guest's storage daemon has for a while. Absent: it is served as the settings say. */
+      readonly inDaemon?: string;
+      /** Of the guest. */
+      readonly guestUuid?: string;
+    };
   } | undefined;
   /** The open rings. */
   readonly rings: readonly unknown[];

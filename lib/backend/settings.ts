@@ -5,6 +5,7 @@
 
 import type { AbiName } from "../blkif/abi.ts";
 import type { CacheMode, DiskProperties, EngineName } from "../storage/disk.ts";
+import { mergedLimits } from "../storage/filter/limits.ts";
 import type { FilterChoice } from "../storage/filter/spec.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
 import { BASIC_OFFER, MOST_INDIRECT_SEGMENTS, MOST_RING_PAGE_ORDER, type Offer } from "../xenbus/features.ts";
@@ -75,7 +76,7 @@ export function withOwn(
   chosen: Pick<DeviceSettings, "weight" | "limits">,
 ): DeviceSettings {
   const allowImages = [...settings.allowImages, ...(own.allowImages ?? [])];
-  const limits = { ...settings.limits, ...own.limits, ...chosen.limits };
+  const limits = mergedLimits(settings.limits, own.limits, chosen.limits);
   return { ...settings, ...own, ...chosen, allowImages, limits };
 }
 

@@ -17,7 +17,7 @@ import { DEFAULT_KIND } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { loadConfig } from "./config/file.ts";
 import { COMPANION_OPTIONS } from "./companions.ts";
-import { DEVICE_OPTIONS, settingsOf } from "./device_options.ts";
+import { camelCased, DEVICE_OPTIONS, settingsOf } from "./device_options.ts";
 import { type AttachImage, type CreatingOptions, imageForAttach } from "./image/for_attach.ts";
 import { findImage } from "./image/name.ts";
 import type { OptionValues } from "./options.ts";
@@ -157,8 +157,12 @@ const SETTING_OF: Readonly<Record<string, string>> = {
   "filter": "filters",
   "allow-image": "allowImages",
   "iops": "limits",
+  "read-iops": "limits",
+  "write-iops": "limits",
   "iops-burst": "limits",
   "bytes-per-second": "limits",
+  "read-bytes-per-second": "limits",
+  "write-bytes-per-second": "limits",
   "bytes-burst": "limits",
 };
 
@@ -166,7 +170,7 @@ const SETTING_OF: Readonly<Record<string, string>> = {
 function chosenSettings(options: BackgroundOptions, given: ReadonlySet<string>): SettingsParams {
   const names = new Set(
     Object.keys(DEVICE_OPTIONS).filter((option) => given.has(option)).map((option) =>
-      SETTING_OF[option] ?? option.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())
+      SETTING_OF[option] ?? camelCased(option)
     ),
   );
   const { readOnly: _readOnly, image: _image, filters: _filters, ...settings } = settingsOf(options);

@@ -5,7 +5,8 @@
 import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
 import { DEFAULT_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
-import type { AllLimits } from "../storage/filter/limits.ts";
+import { type AllLimits, readLimits } from "../storage/filter/limits.ts";
+import { replacedLimits } from "../storage/filter/throttle.ts";
 import { FILTERS } from "../storage/filter/table.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
@@ -97,37 +98,70 @@ function bytes(help: string): Description<number> {
 /** The limits of a disk, over all its rings. */
 const LIMIT_DESCRIPTIONS = {
   "iops": integer("Most reads, writes and discards per second; 0: no limit", 0, MOST_IOPS),
-  "iops-burst": integer("Most of them at once, after a pause; 0: what --iops allows in 0.1 s", 0, MOST_IOPS),
+  "read-iops": integer("Most reads per second, in place of --iops; 0: no limit", 0, MOST_IOPS),
+  "write-iops": integer("Most writes and discards per second, in place of --iops; 0: no limit", 0, MOST_IOPS),
+  "iops-burst": integer(
+    "Most of them at once, after a pause, or of each of both; 0: what the limit allows in 0.1 s",
+    0,
+    MOST_IOPS,
+  ),
   "bytes-per-second": bytes("Most bytes read and written per second; 0: no limit"),
-  "bytes-burst": bytes("Most of them at once, after a pause; 0: what --bytes-per-second allows in 0.1 s"),
+  "read-bytes-per-second": bytes("Most bytes read per second, in place of --bytes-per-second; 0: no limit"),
+  "write-bytes-per-second": bytes("Most bytes written per second, in place of --bytes-per-second; 0: no limit"),
+  "bytes-burst": bytes("Most of them at once, after a pause, or of each of both; 0: what the limit allows in 0.1 s"),
 } as const;
 
 type LimitTable = { readonly [K in keyof typeof LIMIT_DESCRIPTIONS]: Valued<number, undefined> };
 
 /** The options of a disk's limits; the texts say what holds where one is not given. */
 function limitOptions(otherwise: string, otherBurst: string): LimitTable {
-  const { iops, "iops-burst": iopsBurst, "bytes-per-second": perSecond, "bytes-burst": bytesBurst } =
-    LIMIT_DESCRIPTIONS;
+  const all = LIMIT_DESCRIPTIONS;
   return {
-    "iops": optional(iops, otherwise),
-    "iops-burst": optional(iopsBurst, otherBurst),
-    "bytes-per-second": optional(perSecond, otherwise),
-    "bytes-burst": optional(bytesBurst, otherBurst),
+    "iops": optional(all.iops, otherwise),
+    "read-iops": optional(all["read-iops"], otherwise),
+    "write-iops": optional(all["write-iops"], otherwise),
+    "iops-burst": optional(all["iops-burst"], otherBurst),
+    "bytes-per-second": optional(all["bytes-per-second"], otherwise),
+    "read-bytes-per-second": optional(all["read-bytes-per-second"], otherwise),
+    "write-bytes-per-second": optional(all["write-bytes-per-second"], otherwise),
+    "bytes-burst": optional(all["bytes-burst"], otherBurst),
   };
 }
 
 /** Those that change the limits of a disk that is served. */
 export const LIMIT_CHANGES = limitOptions("as it is", "as it is");
 
-/** The limits among options; those that were not given are absent. */
+/**
+ * The limits among options; those that were not given are absent. Throws {@linkcode XenblkError} (usage) if reads and
+ * writes are limited both together and apart.
+ */
 export function limitsOf(options: OptionValues<typeof LIMIT_CHANGES>): Partial<AllLimits> {
-  const { iops, "iops-burst": iopsBurst, "bytes-per-second": bytesPerSecond, "bytes-burst": bytesBurst } = options;
-  return {
-    ...(iops === undefined ? {} : { iops }),
-    ...(iopsBurst === undefined ? {} : { iopsBurst }),
-    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
-    ...(bytesBurst === undefined ? {} : { bytesBurst }),
+  const limits: Record<keyof AllLimits, number | undefined> = {
+    iops: options.iops,
+    readIops: options["read-iops"],
+    writeIops: options["write-iops"],
+    iopsBurst: options["iops-burst"],
+    bytesPerSecond: options["bytes-per-second"],
+    readBytesPerSecond: options["read-bytes-per-second"],
+    writeBytesPerSecond: options["write-bytes-per-second"],
+    bytesBurst: options["bytes-burst"],
   };
+  return readLimits(limits, (name) => `--${dashed(name)}`);
+}
+
+/** The options that those of these values end, where both come from different places: limits of the other kind. */
+export function replacedOptions(named: Iterable<readonly [string, unknown]>): readonly string[] {
+  const numbers = [...named].flatMap(([name, value]) => typeof value === "number" ? [[camelCased(name), value]] : []);
+  return Object.keys(replacedLimits(Object.fromEntries(numbers))).map(dashed);
+}
+
+function dashed(name: string): string {
+  return name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** The name of the setting of an option. */
+export function camelCased(name: string): string {
+  return name.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }
 
 /** How one disk is served: a configuration file can set these for disks that it names. */

@@ -40,13 +40,25 @@ export function liveMember(device: LiveDevice | undefined): { readonly live?: Li
   };
 }
 
-/** Limits for people, each with its burst; absent: there is none. */
-export function limitTexts(limits: AllLimits): { readonly iops?: string; readonly bytes?: string } {
-  const { iops, iopsBurst, bytesPerSecond, bytesBurst } = limits;
-  const text = (limit: string, burst: number, burstText: string): string =>
-    burst === 0 ? limit : `${limit}, ${burstText} at once`;
+/** Limits for people, each with its burst; absent: there is none. A process of an earlier version names fewer of them. */
+export function limitTexts(
+  limits: Pick<AllLimits, "iopsBurst" | "bytesBurst"> & Partial<AllLimits>,
+): { readonly iops?: string; readonly bytes?: string } {
+  const { iopsBurst, bytesBurst } = limits;
+  const iops = limitText(limits.iops, limits.readIops, limits.writeIops, String);
+  const bytes = limitText(limits.bytesPerSecond, limits.readBytesPerSecond, limits.writeBytesPerSecond, formatSize);
   return {
-    ...(iops === 0 ? {} : { iops: text(String(iops), iopsBurst, String(iopsBurst)) }),
-    ...(bytesPerSecond === 0 ? {} : { bytes: text(formatSize(bytesPerSecond), bytesBurst, formatSize(bytesBurst)) }),
+    ...(iops === "" ? {} : { iops: iops + burstText(iopsBurst, String) }),
+    ...(bytes === "" ? {} : { bytes: bytes + burstText(bytesBurst, formatSize) }),
   };
+}
+
+/** `500`, or `reads 500, writes 100`; empty without a limit. */
+function limitText(all = 0, reads = 0, writes = 0, format: (limit: number) => string): string {
+  const apart = [...(reads > 0 ? [`reads ${format(reads)}`] : []), ...(writes > 0 ? [`writes ${format(writes)}`] : [])];
+  return all > 0 ? format(all) : apart.join(", ");
+}
+
+function burstText(burst: number, format: (limit: number) => string): string {
+  return burst === 0 ? "" : `, ${format(burst)} at once`;
 }

@@ -10,7 +10,9 @@ import type { LazyJobs } from "../jobs/door.ts";
 import { isActive } from "../jobs/job.ts";
 import { type Pause, type VisitDisks, type VisitedDisk, Visits } from "../jobs/visits.ts";
 import { createLogger } from "../log.ts";
+import { absolutePath } from "../path_lookup.ts";
 import type { Service } from "../service.ts";
+import { type Disk, type DiskFile, filesOf } from "../storage/disk.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 
 /** How long a guest's requests may wait until another one serves the disk: less than it takes a guest to complain. */
@@ -71,25 +73,38 @@ function disksOf(service: Service, jobs: LazyJobs): VisitDisks {
     hasJob: (device) => jobs.active(device).length > 0,
     move: async (device, toDaemon) => {
       const report = reportOf(device);
-      if (report === undefined) throw new XenblkError(`Cannot find ${device}: it is gone`, { kind: "not-found" });
+      if (report === undefined) throw isGone(device);
       return await move(service, report.backendPath, device, toDaemon);
     },
   };
 }
 
-/** The daemon is started before the guest has to wait, and ends afterwards. */
+/** The daemon is started, and reaches the file, before the guest has to wait; it ends afterwards. */
 async function move(service: Service, path: string, device: string, toDaemon: boolean): Promise<Pause> {
   const { devices, prepareDaemon } = service;
   const address = addressAt(path);
-  const { guestUuid: uuid } = devices.heldBy(address)?.image?.description ?? {};
+  const { disk, description: { guestUuid: uuid } = {} } = devices.heldBy(address)?.image ?? {};
   const owner = { guest: address.frontendDomain, device, ...(uuid === undefined ? {} : { uuid }) };
   if (toDaemon && prepareDaemon === undefined) {
     throw new XenblkError("Cannot start a storage daemon: this process has none", {
       remedy: "serve the disk by a process that runs on Xen",
     });
   }
-  const preparing = prepareDaemon?.(owner);
+  const files = toDaemon && disk !== undefined ? await realFiles(disk) : [];
+  const preparing = prepareDaemon?.(owner, files);
   await using _running = toDaemon ? await preparing : await preparing?.catch(() => undefined);
-  const { pausedMs = 0 } = await devices.find(address)!.exchange({ daemon: toDaemon, timeoutMs: MOVE_MS });
+  const present = devices.find(address);
+  if (present === undefined) throw isGone(device);
+  const { pausedMs = 0 } = await present.exchange({ daemon: toDaemon, timeoutMs: MOVE_MS });
   return { pausedMs };
+}
+
+/** As a daemon opens them. One that is not there any more is found out by those who open it. */
+async function realFiles(disk: Disk): Promise<DiskFile[]> {
+  const real = (path: string): Promise<string> => absolutePath(path).catch(() => path);
+  return await Promise.all(filesOf(disk).map(async (file) => ({ ...file, path: await real(file.path) })));
+}
+
+function isGone(device: string): XenblkError {
+  return new XenblkError(`Cannot find ${device}: it is gone`, { kind: "not-found" });
 }

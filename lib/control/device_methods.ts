@@ -36,7 +36,17 @@ const DOMAIN: Param<string | number> = {
 const RATE: Param<string | number> = { ...DOMAIN, allowed: "a number of bytes, or a text such as 10M" };
 
 const WEIGHT = whole(LEAST_WEIGHT, MOST_WEIGHT);
-const LIMITS = object({ iops: whole(0, 1e9), iopsBurst: whole(0, 1e9), bytesPerSecond: RATE, bytesBurst: RATE });
+const REQUESTS = whole(0, 1e9);
+const LIMITS = object({
+  iops: REQUESTS,
+  iopsBurst: REQUESTS,
+  bytesPerSecond: RATE,
+  bytesBurst: RATE,
+  readIops: REQUESTS,
+  writeIops: REQUESTS,
+  readBytesPerSecond: RATE,
+  writeBytesPerSecond: RATE,
+});
 
 const ATTACH = {
   domain: DOMAIN,
@@ -92,6 +102,8 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       checkNoJob(process, device);
       const params = await paramsOfText(image);
       await process.visits?.settled(device);
+      checkNoJob(process, device);
+      checkNotHeld(process, device);
       progress("opening the new image");
       return await unlessAborted(served.exchange({ timeoutMs: SWAP_TIMEOUT_MS, ...how, params }), signal);
     },
@@ -171,6 +183,15 @@ function checkNoJob({ jobs }: ControlledProcess, device: string): void {
   if (job === undefined) return;
   throw new XenblkError(`Cannot swap the image of ${device}: its ${job.kind} is running`, {
     remedy: `wait for it (\`xenblk job wait ${job.id}\`), or cancel it (\`xenblk job cancel ${job.id}\`)`,
+  });
+}
+
+/** Work that is about to begin is nothing that its daemon knows of; it refuses an exchange that has begun. */
+function checkNotHeld({ visits }: ControlledProcess, device: string): void {
+  const work = visits?.heldTo(device);
+  if (work === undefined) return;
+  throw new XenblkError(`Cannot swap the image of ${device}: its storage daemon is asked to ${work}`, {
+    remedy: "wait until that is over (`xenblk job list`); end an export with `xenblk export DOMAIN VDEV --end`",
   });
 }
 

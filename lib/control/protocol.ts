@@ -104,7 +104,7 @@ export interface BackupParams extends DeviceParams {
 }
 
 /** Limits of a disk. 0: none. */
-export type Limits = Pick<ThrottleOptions, "iops" | "iopsBurst" | "bytesPerSecond" | "bytesBurst">;
+export type Limits = ThrottleOptions;
 
 /** A disk that is to be shown at one instant, over NBD. */
 export interface ExportParams extends DeviceParams {

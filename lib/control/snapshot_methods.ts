@@ -8,7 +8,8 @@ import type { JobReport } from "../jobs/job.ts";
 import type { Pause } from "../jobs/visits.ts";
 import { createLogger, type Logger } from "../log.ts";
 import type { Service } from "../service.ts";
-import type { Disk } from "../storage/disk.ts";
+import type { DaemonImage, Disk } from "../storage/disk.ts";
+import { imageName, parseParams } from "../storage/image/spec.ts";
 import type { SnapshotDisk } from "../storage/qemu/overlay_create.ts";
 import type { PlannedMerge } from "../storage/qemu/overlay_delete.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
@@ -28,7 +29,7 @@ export function snapshotMethods(process: ControlledProcess): Handlers {
     snapshotCreate: async (params) => await create(process, params),
     snapshots: async (params) => {
       const { device } = readParams("snapshots", { device: TEXT }, params, ["device"]);
-      const { daemon: { image } } = diskOf(service, device);
+      const image = await imageOf(openDiskOf(service, device));
       const { describeChain } = await import("../storage/qemu/overlay_chain.ts");
       return await describeChain(image);
     },
@@ -58,7 +59,10 @@ async function create(process: ControlledProcess, params: Params): Promise<Metho
     await visits?.settled(device);
     checkIdle(process, device);
   }
-  const { takeSnapshot } = await import("../storage/qemu/overlay_create.ts");
+  const { checkSnapshot, takeSnapshot } = await import("../storage/qemu/overlay_create.ts");
+  // Before a guest has to wait until its disk has entered.
+  const open = devices.map((device) => openDiskOf(service, device));
+  await checkSnapshot(snapshot, await Promise.all(open.map(async (disk) => ({ ...disk, image: await imageOf(disk) }))));
   using held = new DisposableStack();
   const entered: (Pause | undefined)[] = [];
   for (const device of devices) {
@@ -73,12 +77,17 @@ async function create(process: ControlledProcess, params: Params): Promise<Metho
   return { ...taken, disks, ...shortened };
 }
 
-/** QEMU refuses an overlay while it merges others. */
+/** What QEMU refuses an overlay during, and in which words. */
+const EXCLUDING: ReadonlyMap<string, string> = new Map([
+  ["commit", "its snapshots are being merged"],
+  ["mirror", "it is being mirrored"],
+]);
+
 function checkIdle({ service, jobs }: ControlledProcess, device: string): void {
   const { name } = openDiskOf(service, device);
-  const job = jobs?.active(device).find(({ kind }) => kind === "commit");
+  const job = jobs?.active(device).find(({ kind }) => EXCLUDING.has(kind));
   if (job === undefined) return;
-  throw new XenblkError(`Cannot take a snapshot of ${name}: its snapshots are being merged`, {
+  throw new XenblkError(`Cannot take a snapshot of ${name}: ${EXCLUDING.get(job.kind)}`, {
     remedy: `wait for that (\`xenblk job wait ${job.id}\`), or end it (\`xenblk job cancel ${job.id}\`)`,
   });
 }
@@ -172,18 +181,25 @@ function logger(): Logger {
 interface OpenDisk {
   readonly disk: Disk;
   readonly name: string;
+  /** As its node names the image. */
+  readonly params: string;
 }
 
 /** Throws {@linkcode XenblkError} if it is not open, or cannot be written to. */
 function openDiskOf(service: Service, device: string): OpenDisk {
   const address = addressOf(service, device);
   const name = `${formatVdev(address.vdev)} of domain ${address.frontendDomain}`;
-  const disk = service.devices.heldBy(address)?.image?.disk;
+  const { disk, description } = service.devices.heldBy(address)?.image ?? {};
   if (disk === undefined) throw refusal(name, "its image is not open", "see `xenblk show`");
   if (disk.properties.readOnly || disk.imageReadOnly === true) {
     throw refusal(name, "its guest's writes do not reach the image", "copy the image itself: nothing changes it");
   }
-  return { disk, name };
+  return { disk, name, params: description!.params };
+}
+
+/** The image, whoever serves it. */
+async function imageOf({ disk: { daemon }, params }: OpenDisk): Promise<DaemonImage | undefined> {
+  return daemon === undefined ? imageName(await parseParams(params)) : daemon.image;
 }
 
 /** The same; throws also if no storage daemon serves it. */

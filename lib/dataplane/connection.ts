@@ -88,7 +88,8 @@ export function openConnection(
   const rule = memoryRule(request.grants, request.directIoSafe ?? false);
   const buffers = grants.buffers && { buffers: grants.buffers };
   const options = { depth: inFlight, vectors: slots.vectors, memory, ...buffers, rule };
-  const limiter = undo.use(new Limiter(openChannel(request.attachment, options), options, request.throttle, platform));
+  const channel = openChannel(request.attachment, options);
+  const limiter = undo.use(new Limiter(channel, options, request.throttle, platform, request.busyQueues));
   const deviceLatch = new Latch(undo.use(openLatch(request.latch, platform)).view);
   const port = handles.events.bindInterdomain(request.guest, request.eventChannel);
   undo.defer(() => handles.events.unbind(port));
@@ -100,6 +101,7 @@ export function openConnection(
     grants,
     ...(indirect && { indirect }),
     channel: limiter.channel,
+    gate: limiter.gate,
     limits: limitsOf(request),
     journal,
     stats: request.stats,

@@ -1,19 +1,37 @@
 /**
  * Puts the filter `throttle` before the channel of a ring while its disk has limits, and takes it away again: without
- * limits no request passes through it. The limits are in shared memory, so a change needs no message: a reactor looks at
- * one word before each visit to the ring.
+ * limits no request passes through it. With limits that leave enough for all that a pass starts, that is paid for at once,
+ * and goes straight to the disk, too. The limits are in shared memory, so a change needs no message: a reactor looks at one
+ * word before each visit to the ring.
  */
 
+import { OP_DISCARD, OP_READ } from "../blkif/abi.ts";
 import type { Platform } from "../hypervisor.ts";
 import type { ChannelOptions, IoChannel } from "../storage/disk.ts";
+import { isLimited, type ThrottleMemory } from "../storage/filter/budget.ts";
 import { LiveValues } from "../storage/filter/live.ts";
-import { isLimited, ThrottledChannel, type ThrottleMemory } from "../storage/filter/throttled_channel.ts";
+import { ThrottledChannel } from "../storage/filter/throttled_channel.ts";
+import { PHASE_TAKEN, type SlotTable } from "./slot_table.ts";
 
 /** For a ring whose disk has no limits, ever. */
 const UNCHANGED = new Int32Array(1);
 
+/** The way of one ring to its disk while that has limits. */
+export interface Gate {
+  /** Where the ring's operations are submitted and reaped at present. */
+  readonly channel: IoChannel;
+  /**
+   * Pays for the requests that are about to start, those of the taken slots from `begin` to `end`, if the limits leave so
+   * much. Returns the channel that they go to.
+   */
+  open(slots: StartingSlots, begin: number, end: number): IoChannel;
+}
+
+/** What is known of slots that are about to start; see slot_table.ts. */
+export type StartingSlots = Pick<SlotTable, "taken" | "phase" | "operation" | "lengthBytes">;
+
 /** The way of one ring to its disk. It owns the channel. */
-export class Limiter implements Disposable {
+export class Limiter implements Disposable, Gate {
   readonly #inner: IoChannel;
   readonly #options: ChannelOptions;
   readonly #memory: ThrottleMemory | undefined;
@@ -24,10 +42,23 @@ export class Limiter implements Disposable {
   #seen = 0;
   #throttled: ThrottledChannel | undefined;
   #hurries = false;
+  readonly #rings: number;
+  /**
+   * Where the ring's operations are submitted and reaped at present. It is the disk's own if the last pass passed the limits
+   * by, and so has all that is in flight.
+   */
+  channel: IoChannel;
 
-  /** `options` are those that the channel was opened with. Without `memory` nothing is ever limited. */
-  constructor(inner: IoChannel, options: ChannelOptions, memory: ThrottleMemory | undefined, platform: Platform) {
-    this.#inner = inner;
+  /** `options` are those that the channel was opened with. Without `memory` nothing is ever limited. `rings`: of the disk. */
+  constructor(
+    inner: IoChannel,
+    options: ChannelOptions,
+    memory: ThrottleMemory | undefined,
+    platform: Platform,
+    rings = 1,
+  ) {
+    this.#rings = rings;
+    this.#inner = this.channel = inner;
     this.#options = options;
     this.#memory = memory;
     this.#platform = platform;
@@ -36,9 +67,40 @@ export class Limiter implements Disposable {
     this.adapt();
   }
 
-  /** Where the ring's operations go at present. */
-  get channel(): IoChannel {
-    return this.#throttled ?? this.#inner;
+  /** The channel may have a due time. */
+  get isTimed(): boolean {
+    return this.#throttled !== undefined || this.#inner.dueMs !== undefined;
+  }
+
+  /** For each pass; undefined: nothing is limited. */
+  get gate(): Gate | undefined {
+    return this.#throttled && this;
+  }
+
+  /** One call for all of a pass, so that a request costs little. */
+  open({ taken, phase, operation, lengthBytes }: StartingSlots, begin: number, end: number): IoChannel {
+    const throttled = this.#throttled;
+    if (throttled === undefined) return this.#inner;
+    let requests = 0;
+    let bytes = 0;
+    let writes = 0;
+    let writtenBytes = 0;
+    for (let i = begin; i < end; i++) {
+      const slot = taken[i]!;
+      if (phase[slot] !== PHASE_TAKEN) continue; // it was refused
+      const length = lengthBytes[slot]!;
+      requests++;
+      bytes += length;
+      if (operation[slot] === OP_READ) continue;
+      if (length === 0 && operation[slot] !== OP_DISCARD) requests--; // a flush
+      else writes++;
+      writtenBytes += length;
+    }
+    const inner = this.#inner;
+    const isAdmitted = throttled.admits(requests - writes, writes, bytes - writtenBytes, writtenBytes);
+    const channel = isAdmitted && throttled.isUnused ? inner : throttled;
+    if (channel !== this.channel) this.channel = channel;
+    return isAdmitted ? inner : throttled;
   }
 
   /** The limits have changed since the last call of {@linkcode adapt}. */
@@ -54,8 +116,10 @@ export class Limiter implements Disposable {
     if (!isLimited(this.#live.numbers)) {
       if (!this.#takeAway()) return;
     } else {
-      this.#throttled ??= new ThrottledChannel(this.#inner, this.#options, this.#memory, this.#platform);
+      this.#throttled ??= new ThrottledChannel(this.#inner, this.#options, this.#memory, this.#platform, this.#rings);
       this.#throttled.hurries = this.#hurries;
+      this.#throttled.adopt();
+      this.channel = this.#throttled;
     }
     this.#seen = this.#live.generation;
   }
@@ -70,7 +134,7 @@ export class Limiter implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.channel[Symbol.dispose]();
+    (this.#throttled ?? this.#inner)[Symbol.dispose]();
   }
 
   /** What waits is started first. What is in flight completes with the same tags. */
@@ -78,6 +142,7 @@ export class Limiter implements Disposable {
     this.#throttled?.submit();
     if (this.#throttled?.isEmpty === false) return false;
     this.#throttled = undefined;
+    this.channel = this.#inner;
     return true;
   }
 }

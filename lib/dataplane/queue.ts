@@ -12,6 +12,7 @@ import { errnoText } from "../storage/errno.ts";
 import { REQUEST_COST } from "./fairness.ts";
 import type { GrantStrategy, KeptGrants } from "./grants/strategy.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
+import type { Gate } from "./limiter.ts";
 import { type QueueParts, RequestSteps } from "./request_steps.ts";
 import type { RequestTimes } from "./request_times.ts";
 import { NO_SLOT, PHASE_TAKEN, type SlotTable } from "./slot_table.ts";
@@ -52,6 +53,7 @@ export class Queue implements Disposable {
   readonly #slots: SlotTable;
   readonly #grants: GrantStrategy;
   #channel: IoChannel;
+  #gate: Gate | undefined;
   readonly #indirect: IndirectPages | undefined;
   readonly #stats: Float64Array;
   readonly #steps: RequestSteps;
@@ -74,6 +76,7 @@ export class Queue implements Disposable {
     this.#slots = parts.slots;
     this.#grants = parts.grants;
     this.#channel = this.#reaped = parts.channel;
+    this.#gate = parts.gate;
     this.#indirect = parts.indirect;
     this.#stats = new Float64Array(parts.stats);
     this.#steps = new RequestSteps(parts);
@@ -85,8 +88,9 @@ export class Queue implements Disposable {
   }
 
   /** From now on operations go there, between two passes. The channel completes what is in flight, too. */
-  set channel(channel: IoChannel) {
+  set way({ channel, gate }: Pick<QueueParts, "channel" | "gate">) {
     this.#channel = this.#steps.channel = channel;
+    this.#gate = gate;
   }
 
   /** The reason if the frontend broke the ring; the queue then answers nothing more. */
@@ -142,6 +146,7 @@ export class Queue implements Disposable {
     this.#steps.fetchSegments();
     const acquired = this.#acquire();
     this.#grants.transfer();
+    if (this.#gate !== undefined && acquired > 0) this.#passGate(this.#gate, acquired);
     this.#start(acquired);
     this.#channel.submit();
     const isEmpty = reaped === 0 && taken === 0 && acquired === 0;
@@ -301,6 +306,14 @@ export class Queue implements Disposable {
     this.movedBytes = BYTES_PER_PASS - leftBytes;
     slots.acquiredCount = next;
     return next - acquiredCount;
+  }
+
+  /** Where the requests go that got room in this pass, with all their later steps: a barrier keeps others from coming. */
+  #passGate(gate: Gate, acquired: number): void {
+    const { acquiredCount } = this.#slots;
+    const channel = gate.open(this.#slots, acquiredCount - acquired, acquiredCount);
+    if (channel !== this.#steps.channel) this.#steps.channel = channel;
+    if (gate.channel !== this.#channel) this.#channel = gate.channel;
   }
 
   /** Starts the requests that got room in this pass. A barrier starts once it is alone. */

@@ -400,12 +400,12 @@ export class Reactor implements Disposable {
   /** The disk's limits have changed. */
   #limit({ connection: { queue, limiter } }: Served): void {
     limiter.adapt();
-    queue.channel = limiter.channel;
+    queue.way = limiter;
     this.#findTimed();
   }
 
   #findTimed(): void {
-    this.#timed = this.#served.filter(({ connection }) => connection.limiter.channel.dueMs !== undefined);
+    this.#timed = this.#served.filter(({ connection }) => connection.limiter.isTimed);
   }
 
   #noteLatch(served: Served): void {

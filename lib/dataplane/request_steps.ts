@@ -27,6 +27,7 @@ import type { GrantStrategy } from "./grants/strategy.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
 import type { Journal } from "./journal.ts";
 import type { Latch } from "./latch.ts";
+import type { Gate } from "./limiter.ts";
 import type { RequestTimes } from "./request_times.ts";
 import { PHASE_DATA, PHASE_FLUSH_AFTER, PHASE_FLUSH_BEFORE, type SlotTable } from "./slot_table.ts";
 import { STAT } from "./stats.ts";
@@ -42,6 +43,8 @@ export interface QueueParts {
   /** Absent: the slots have no indirect segments. */
   readonly indirect?: IndirectPages;
   readonly channel: IoChannel;
+  /** Absent: the disk has no limits. */
+  readonly gate?: Gate | undefined;
   readonly limits: DiskLimits;
   /** Holds a private copy of each request in flight: nothing is ever decoded from the ring itself (XSA-155). */
   readonly journal: Journal;

@@ -6,7 +6,7 @@
 import type { AbiName } from "../blkif/abi.ts";
 import type { DomId, EvtchnPort, GrantRef } from "../hypervisor.ts";
 import type { Disk } from "../storage/disk.ts";
-import type { ThrottleMemory } from "../storage/filter/throttled_channel.ts";
+import type { ThrottleMemory } from "../storage/filter/budget.ts";
 
 /**
  * How guest data reaches the disk: by grant copy, through pages that stay mapped because the frontend reuses its grants

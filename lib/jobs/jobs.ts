@@ -315,10 +315,10 @@ export class Jobs implements AsyncDisposable {
     else if (state === "ready" && !job.toldReady) void this.#complete(job);
   }
 
-  /** Ends a job that cannot be completed. */
-  async #giveUp(job: LiveJob, failure: string): Promise<void> {
+  /** Ends a job that cannot be completed; without a reason if it was to end. */
+  async #giveUp(job: LiveJob, failure: string | undefined): Promise<void> {
     const { id } = job.record.report;
-    job.failure = failure;
+    if (failure !== undefined) job.failure = failure;
     if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
   }
 
@@ -332,7 +332,7 @@ export class Jobs implements AsyncDisposable {
     try {
       await (job.completing = complete());
     } catch (error) {
-      await this.#giveUp(job, errorText(error));
+      await this.#giveUp(job, job.cancelling ? undefined : errorText(error)); // it fails because it is to end
     }
   }
 
@@ -350,7 +350,9 @@ export class Jobs implements AsyncDisposable {
       // Else the reason is the daemon's, or that of whoever cancelled it.
       if (gaveUp !== undefined && reason === CANCELLED && !job.cancelling) job.failure ??= gaveUp;
     }
-    await job.completing?.catch((error) => job.failure ??= errorText(error));
+    await job.completing?.catch((error) => {
+      if (!job.cancelling) job.failure ??= errorText(error);
+    });
   }
 
   async #finish(job: LiveJob, reason: string | undefined, byDaemon: boolean): Promise<void> {

@@ -65,8 +65,8 @@ export interface VisitState {
 
 /** What is known of a device that has visited a daemon. */
 interface Known {
-  /** How many hold the visit. */
-  holds: number;
+  /** What those who hold the visit need it for. */
+  readonly holds: Set<{ readonly why: string }>;
   /** Its turns come one after the other. */
   turn: Promise<unknown>;
   /** A turn that may let it leave is to come. */
@@ -96,11 +96,10 @@ export class Visits implements AsyncDisposable {
    */
   async enter(device: string, why: string): Promise<Visit> {
     const known = this.#of(device);
-    known.holds++;
-    let held = true;
+    const hold = { why };
+    known.holds.add(hold);
     const letGo = (): void => {
-      if (held) known.holds--;
-      held = false;
+      known.holds.delete(hold);
       this.check(device);
     };
     try {
@@ -110,6 +109,15 @@ export class Visits implements AsyncDisposable {
       letGo();
       throw error;
     }
+  }
+
+  /**
+   * What the disk is needed in its daemon for at present, apart from jobs that have begun: `export vbd3/5/51712`. Also while
+   * it enters for that, and if it was there. Undefined: nothing.
+   */
+  heldTo(device: string): string | undefined {
+    const [hold] = this.#known.get(device)?.holds ?? [];
+    return hold?.why;
   }
 
   /** Lets the disk leave its daemon if nobody needs that any more. Costs little if there is nothing to do. */
@@ -142,7 +150,7 @@ export class Visits implements AsyncDisposable {
   #of(device: string): Known {
     let known = this.#known.get(device);
     if (known === undefined) {
-      known = { holds: 0, turn: Promise.resolve(), checking: false, waiting: false, waitMs: FIRST_WAIT_MS };
+      known = { holds: new Set(), turn: Promise.resolve(), checking: false, waiting: false, waitMs: FIRST_WAIT_MS };
       this.#known.set(device, known);
     }
     return known;
@@ -150,7 +158,7 @@ export class Visits implements AsyncDisposable {
 
   #mayLeave(device: string): boolean {
     const { disks, ending } = this.#options;
-    if (this.#stop.signal.aborted || ending.aborted || (this.#known.get(device)?.holds ?? 0) > 0) return false;
+    if (this.#stop.signal.aborted || ending.aborted || this.heldTo(device) !== undefined) return false;
     const disk = disks.look(device);
     return disk !== undefined && disk.visits && disk.used && !disks.hasJob(device);
   }

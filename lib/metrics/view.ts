@@ -47,8 +47,7 @@ export interface DiskView {
   /** A flush failed: writes are refused until the disk is attached again. */
   readonly latched: boolean;
   /** 0: no limit. */
-  readonly iopsLimit: number;
-  readonly bytesPerSecondLimit: number;
+  readonly limits: Limits;
   readonly errors: ErrorCounts;
   /** Times a reactor visited the disk's rings. */
   readonly passes: number;
@@ -57,6 +56,19 @@ export interface DiskView {
   /** The disk's counters and latencies. */
   readonly figures: DiskFigures;
 }
+
+type Limits = NonNullable<DeviceStatus["limits"]>;
+
+const NO_LIMITS: Limits = {
+  iops: 0,
+  iopsBurst: 0,
+  bytesPerSecond: 0,
+  bytesBurst: 0,
+  readIops: 0,
+  writeIops: 0,
+  readBytesPerSecond: 0,
+  writeBytesPerSecond: 0,
+};
 
 /** One job of a disk, running or over. */
 export interface JobView extends Pick<DiskView, "domain" | "domid" | "vdev" | "kind"> {
@@ -151,8 +163,7 @@ function diskView(device: DeviceStatus): DiskView {
     error: bounded(error ?? ""),
     waitsFor: bounded((waitsFor ?? []).join("; ")),
     latched,
-    iopsLimit: limits?.iops ?? 0,
-    bytesPerSecondLimit: limits?.bytesPerSecond ?? 0,
+    limits: limits ?? NO_LIMITS,
     errors: { ...errors, other: Math.max(0, totals.errors - named) },
     passes: totals.passes,
     notifications: totals.notificationsSent,

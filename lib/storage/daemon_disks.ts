@@ -6,7 +6,7 @@
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
 import { type DaemonServices, imageContext, openDaemonDisk } from "./daemon_disk.ts";
-import type { Disk, DiskOwner, DiskRequest } from "./disk.ts";
+import type { Disk, DiskFile, DiskOwner, DiskRequest } from "./disk.ts";
 import { OrphanedDisks } from "./orphans.ts";
 import { StorageDaemons } from "./qemu/daemons.ts";
 import { daemonsDirectory } from "./qemu/directory.ts";
@@ -65,8 +65,8 @@ export class DaemonDisks implements AsyncDisposable {
   }
 
   /** See {@linkcode ImageDaemons.prepare}. */
-  prepare(owner: DiskOwner): Promise<AsyncDisposable> {
-    return this.#services.daemons.prepare(owner);
+  prepare(owner: DiskOwner, files: readonly DiskFile[]): Promise<AsyncDisposable> {
+    return this.#services.daemons.prepare(owner, files);
   }
 
   /** See {@linkcode OrphanedDisks.end}. */

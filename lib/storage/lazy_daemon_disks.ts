@@ -5,7 +5,7 @@
 
 import { errorText, XenblkError } from "../errors.ts";
 import type { DaemonDisks, DaemonDisksOptions } from "./daemon_disks.ts";
-import type { Disk, DiskOwner, DiskRequest } from "./disk.ts";
+import type { Disk, DiskFile, DiskOwner, DiskRequest } from "./disk.ts";
 import { daemonsDirectory } from "./qemu/directory.ts";
 import { writeLogOwner } from "./write_log/name.ts";
 
@@ -37,9 +37,9 @@ export class LazyDaemonDisks implements AsyncDisposable {
   }
 
   /** See {@linkcode DaemonDisks.prepare}. */
-  async prepare(owner: DiskOwner): Promise<AsyncDisposable> {
+  async prepare(owner: DiskOwner, files: readonly DiskFile[]): Promise<AsyncDisposable> {
     await this.#looked;
-    return await (await this.#load()).prepare(owner);
+    return await (await this.#load()).prepare(owner, files);
   }
 
   /** See {@linkcode DaemonDisks.endLeftovers}. Loads nothing where no process has left a daemon or a write log. */

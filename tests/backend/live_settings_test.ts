@@ -16,7 +16,16 @@ import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { Rig, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
-const NONE = { iops: 0, iopsBurst: 0, bytesPerSecond: 0, bytesBurst: 0 };
+const NONE = {
+  iops: 0,
+  iopsBurst: 0,
+  bytesPerSecond: 0,
+  bytesBurst: 0,
+  readIops: 0,
+  writeIops: 0,
+  readBytesPerSecond: 0,
+  writeBytesPerSecond: 0,
+};
 
 /** What the last ring's reactor sees: requests and bytes per second. */
 function limitsOfRing(rig: Rig): number[] {
@@ -87,7 +96,35 @@ Deno.test("what was chosen at attach counts more than the settings of all, limit
   const text = liveText({ limits: { iops: 9, bytesBurst: "4K" } })!;
   const kind = rig.serve({ limits: { iops: 700, bytesPerSecond: 512 }, weight: 50 });
   await connected(rig, { kept: { [LIVE_NODE]: text } });
-  assertEquals(reported(kind), [{ iops: 9, iopsBurst: 0, bytesPerSecond: 512, bytesBurst: 4096 }, 50]);
+  assertEquals(reported(kind), [{ ...NONE, iops: 9, bytesPerSecond: 512, bytesBurst: 4096 }, 50]);
+});
+
+Deno.test("limits of reads and of writes are kept, and end those of both that other places have", async () => {
+  await using rig = new Rig();
+  const first = rig.serve({ limits: { iops: 700, bytesPerSecond: 512 } });
+  const device = await connected(rig);
+  first.change(device, { limits: { readIops: 50, writeBytesPerSecond: "1K" } });
+  const limits = { ...NONE, readIops: 50, writeBytesPerSecond: 1024 };
+  assertEquals(reported(first)[0], limits);
+  assertEquals(await first.close(STAY, 5000), true);
+  const next = rig.serve({ limits: { iops: 3, readBytesPerSecond: 4096 } });
+  const rings = rig.plane.queues.length;
+  await until("the next one serves it", () => rig.plane.queues.length > rings);
+  assertEquals(reported(next)[0], limits);
+  const both = { limits: { iops: 5, writeIops: 5 } };
+  assertEquals(
+    assertThrows(() => next.change(device, both), XenblkError, "requests are limited together").kind,
+    "usage",
+  );
+  assertEquals(reported(next)[0], limits);
+});
+
+Deno.test("the node of an earlier version, which knew no limits of reads and of writes, is read", async () => {
+  await using rig = new Rig();
+  const kind = rig.serve({ limits: { readIops: 700, readBytesPerSecond: 512 } });
+  const text = JSON.stringify({ limits: { iops: 9, iopsBurst: 0, bytesPerSecond: 0, bytesBurst: 0 } });
+  await connected(rig, { kept: { [LIVE_NODE]: text } });
+  assertEquals(reported(kind)[0], { ...NONE, iops: 9, readBytesPerSecond: 512 });
 });
 
 Deno.test("what is set while xenstored is away is kept once it is back", async () => {

@@ -70,7 +70,16 @@ Deno.test("rows are added up by guest, and sorted; keys change the view", async 
 });
 
 Deno.test("a column has the limits where a disk has any, and JSON has them as numbers", async () => {
-  const limits = { iops: 500, iopsBurst: 0, bytesPerSecond: 10 * 2 ** 20, bytesBurst: 0 };
+  const limits = {
+    iops: 500,
+    iopsBurst: 0,
+    bytesPerSecond: 10 * 2 ** 20,
+    bytesBurst: 0,
+    readIops: 0,
+    writeIops: 0,
+    readBytesPerSecond: 0,
+    writeBytesPerSecond: 0,
+  };
   const reading = (atMs: number): LiveFigures[] =>
     ["xvda", "xvdb"].map((name, i) => {
       const live = disk(1, 5, name, atMs, atMs);

@@ -4,9 +4,12 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
 import { Limiter } from "../../lib/dataplane/limiter.ts";
+import { PHASE_TAKEN } from "../../lib/dataplane/slot_table.ts";
 import type { IoChannel } from "../../lib/storage/disk.ts";
 import { nullAttachment, openChannel } from "../../lib/storage/engine/null.ts";
+import type { ThrottleOptions } from "../../lib/storage/filter/table.ts";
 import { DiskLimits } from "../../lib/storage/filter/limits.ts";
 import { simulatedPlatform } from "../storage/rig.ts";
 
@@ -30,6 +33,37 @@ class Way implements Disposable {
   /** Whether operations go to the disk without passing through anything. */
   get isDirect(): boolean {
     return this.limiter.channel === this.inner;
+  }
+
+  /** A pass that starts these requests of 4 KiB. Returns whether they went straight to the disk. */
+  start(operation: number, ...tags: number[]): boolean {
+    const taken = Uint16Array.from(tags);
+    const phase = new Uint8Array(DEPTH).fill(PHASE_TAKEN);
+    const lengthBytes = new Uint32Array(DEPTH).fill(operation === OP_READ || operation === OP_WRITE ? 4096 : 0);
+    const channel = this.limiter.open(
+      { taken, phase, lengthBytes, operation: new Uint8Array(DEPTH).fill(operation) },
+      0,
+      tags.length,
+    );
+    for (const tag of tags) {
+      if (operation === OP_READ) channel.read(tag, 0, tag, 1);
+      else if (operation === OP_WRITE) channel.write(tag, 0, tag, 1);
+      else if (operation === OP_DISCARD) channel.discard(tag, 0, 4096, false);
+      else channel.flush(tag);
+    }
+    return channel === this.inner;
+  }
+
+  /** Sets limits, under which something is carried out, and waits until all has been saved up that can be. */
+  saveUp(limits: ThrottleOptions): void {
+    this.limits.set(limits);
+    this.pass();
+    for (const operation of [OP_READ, OP_WRITE]) {
+      this.start(operation, 0);
+      this.pass();
+      this.nowMs += 10_000;
+      this.pass();
+    }
   }
 
   queue(...tags: number[]): void {
@@ -112,4 +146,66 @@ Deno.test("a ring that must be given up starts what waits, and the disk pays for
   assertEquals(way.pass(), [], "five were started ahead of their time");
   way.nowMs += 20;
   assertEquals(way.pass(), [5]);
+});
+
+Deno.test("what the limits leave enough for passes them by, and pays for it to the last request", () => {
+  using way = new Way();
+  way.saveUp({ iops: 10, iopsBurst: 5, bytesPerSecond: "1M" });
+  assertEquals([way.start(OP_READ, 0, 1, 2), way.pass(), way.isDirect], [true, [0, 1, 2], true]);
+  assert(way.start(OP_FLUSH_DISKCACHE, 3), "a flush needs nothing");
+  assertEquals([way.pass(), way.start(OP_DISCARD, 4), way.pass()], [[3], true, [4]]);
+  assertEquals([way.start(OP_READ, 5, 6), way.isDirect], [false, false], "one is left");
+  assertEquals([way.pass(), way.start(OP_READ, 7)], [[5], false], "it must not overtake those that wait");
+  way.nowMs += 210;
+  assertEquals(way.pass(), [6, 7]);
+  way.nowMs += 1000;
+  assertEquals([way.start(OP_WRITE, 0, 1), way.isDirect, way.pass()], [true, true, [0, 1]]);
+});
+
+Deno.test("what passed through the limits is completed there, and later requests pass them by", () => {
+  using way = new Way();
+  way.limits.set({ iops: 10, iopsBurst: 4 });
+  way.pass();
+  assertEquals([way.start(OP_READ, 0), way.pass()], [false, []]);
+  way.nowMs += 1000;
+  way.limiter.channel.submit(); // it starts, and is not reaped yet
+  assertEquals([way.start(OP_READ, 1, 2), way.isDirect], [true, false]);
+  assertEquals([way.pass().toSorted(), way.start(OP_READ, 0), way.isDirect, way.pass()], [[0, 1, 2], true, true, [0]]);
+});
+
+Deno.test("limits of reads and of writes each hold for their own", () => {
+  using way = new Way();
+  way.saveUp({ writeIops: 10, iopsBurst: 2, readBytesPerSecond: 4096 * 4, bytesBurst: 4096 * 4 });
+  assertEquals([way.start(OP_WRITE, 0, 1), way.pass(), way.start(OP_WRITE, 2), way.pass()], [true, [0, 1], false, []]);
+  way.start(OP_READ, 3, 4, 5, 6);
+  assertEquals(way.pass(), [3, 4, 5, 6], "they do not wait for the write");
+  way.start(OP_READ, 3);
+  assertEquals(way.pass(), []);
+  way.nowMs += 110;
+  assertEquals(way.pass(), [2]);
+  way.start(OP_DISCARD, 1);
+  assertEquals(way.pass(), [], "a discard counts as a write");
+  way.nowMs += 150;
+  assertEquals(way.pass().toSorted(), [1, 3]);
+});
+
+Deno.test("a limit of both replaces those of reads and writes, and the other way round", () => {
+  using way = new Way();
+  way.limits.set({ readIops: 10, writeIops: 1e9 });
+  way.saveUp({ iops: 1000, iopsBurst: 3 });
+  assertEquals([way.start(OP_READ, 0, 1, 2), way.pass(), way.start(OP_WRITE, 3), way.pass()], [
+    true,
+    [0, 1, 2],
+    false,
+    [],
+  ]);
+  way.limits.set({ readIops: 1000, iopsBurst: 0 });
+  assertEquals(way.pass(), [3], "writes have no limit any more");
+  way.saveUp({});
+  way.limits.set({ iops: 1000 });
+  way.pass();
+  way.start(OP_READ, 0);
+  assertEquals(way.pass(), [], "a limit that begins has saved up nothing");
+  way.nowMs += 1;
+  assertEquals(way.pass(), [0]);
 });

@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertGreater } from "@std/assert";
-import { ABIS, OP_READ } from "../../lib/blkif/abi.ts";
+import { ABIS, OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
 import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
 import { Reactor } from "../../lib/dataplane/reactor.ts";
 import { createStats } from "../../lib/dataplane/stats.ts";
@@ -38,7 +38,7 @@ class FullRing implements Disposable {
   readonly #response = new ResponseFields();
   readonly #owned = new DisposableStack();
 
-  constructor(machine: SharedArrayBuffer, limits: DiskLimits, clock: { nowMs: number }) {
+  constructor(machine: SharedArrayBuffer, limits: DiskLimits, clock: { nowMs: number }, rings: number) {
     const guest = openSimulatedPlatform(machine, GUEST);
     const shares = this.#owned.use(guest.openGrantShares());
     const events = this.#owned.use(guest.openEventChannels(BACKEND));
@@ -75,11 +75,17 @@ class FullRing implements Disposable {
       eventChannel,
       abi: "x86_64-abi",
       attachment: nullAttachment(),
-      properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: true },
+      properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
       grants: "copy",
       stats: createStats(),
       throttle: limits.memory,
+      busyQueues: rings,
     });
+  }
+
+  /** From now on the guest writes. */
+  write(): void {
+    this.#fields.operation = OP_WRITE;
   }
 
   /** The guest fills its ring, and takes what the reactor answers in a few turns. */
@@ -101,22 +107,27 @@ class FullRing implements Disposable {
   }
 }
 
-/** A disk with two rings. */
+/** A disk with several rings. */
 class LimitedDisk implements Disposable {
   readonly limits = new DiskLimits();
   readonly rings: readonly FullRing[];
+  /** Rings whose guest has nothing to do. */
+  idle: ReadonlySet<FullRing> = new Set();
   readonly #clock = { nowMs: 5_000 };
+  #steps = 0;
 
-  constructor() {
+  constructor(rings = 2) {
     const machine = createMachine({ memoryBytes: 32 * 2 ** 20 });
-    this.rings = [1, 2].map(() => new FullRing(machine, this.limits, this.#clock));
+    this.rings = Array.from({ length: rings }, () => new FullRing(machine, this.limits, this.#clock, rings));
   }
 
   /** What each ring is answered in the next second. */
   second(): number[] {
     const before = this.rings.map(({ answered }) => answered);
     for (const endMs = this.#clock.nowMs + SECOND_MS; this.#clock.nowMs < endMs;) {
-      for (const ring of this.rings) ring.work();
+      // Each has a thread of its own, so none is always the first.
+      const first = ++this.#steps % this.rings.length;
+      for (const ring of [...this.rings.slice(first), ...this.rings.slice(0, first)]) ring.work(!this.idle.has(ring));
       const sleepMs = Math.min(...this.rings.map(({ sleepMs }) => sleepMs));
       this.pass(Math.min(endMs - this.#clock.nowMs, Math.max(WORK_MS, sleepMs)));
     }
@@ -159,6 +170,53 @@ Deno.test("a limit of 500 requests per second holds within 5 % from the second o
   assertNearly(sum(disk.second()), 100, "lowered");
   disk.limits.set({ iops: 0 });
   assertGreater(sum(disk.second()), 20_000, "without limits again");
+});
+
+Deno.test("four rings get a quarter each of what the disk may, also where limits are high and rings come and go", () => {
+  using disk = new LimitedDisk(4);
+  for (const iops of [500, 40_000]) {
+    disk.limits.set({ iops });
+    for (let second = 1; second <= 3; second++) {
+      const answered = disk.second();
+      assertNearly(sum(answered), iops, `second ${second}`);
+      for (const ring of answered) assert(Math.abs(ring - iops / 4) <= iops / 20, `${answered} in second ${second}`);
+    }
+  }
+  disk.limits.set({ iops: 500 });
+  disk.second();
+  disk.idle = new Set(disk.rings.slice(1));
+  assertNearly(sum(disk.second()), 500, "one alone gets what the others leave");
+  disk.idle = new Set();
+  assertNearly(sum(disk.second()), 500, "and the others find their share again");
+});
+
+Deno.test("limits of reads and of writes hold for rings that read beside rings that write", () => {
+  using disk = new LimitedDisk(4);
+  disk.rings.slice(2).forEach((ring) => ring.write());
+  disk.limits.set({ readIops: 700, writeBytesPerSecond: 300 * PAGE_BYTES });
+  for (let second = 1; second <= 3; second++) {
+    const answered = disk.second();
+    assertNearly(sum(answered.slice(0, 2)), 700, `reads in second ${second}`);
+    assertNearly(sum(answered.slice(2)), 300, `writes in second ${second}`);
+  }
+  disk.limits.set({ readIops: 0 });
+  const answered = disk.second();
+  assertGreater(sum(answered.slice(0, 2)), 20_000, "reads have no limit any more");
+  assertNearly(sum(answered.slice(2)), 300, "writes");
+});
+
+Deno.test("what rings have in advance adds no more than a 32nd to a burst", () => {
+  using disk = new LimitedDisk(4);
+  const burst = 3200;
+  disk.limits.set({ iops: 20_000, iopsBurst: burst });
+  disk.second();
+  disk.idle = new Set(disk.rings);
+  disk.second();
+  disk.idle = new Set();
+  const before = sum(disk.rings.map(({ answered }) => answered));
+  for (let i = 0; i < 100; i++) for (const ring of disk.rings) ring.work();
+  const answered = sum(disk.rings.map(({ answered }) => answered)) - before;
+  assert(answered >= burst && answered <= burst * (1 + 1 / 32) + 1, `${answered} at once`);
 });
 
 Deno.test("a limit of bytes holds likewise, alone and beside one of requests", () => {

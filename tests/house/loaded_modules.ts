@@ -54,6 +54,7 @@ const DOORS = [
   "lib/storage/filter/stack.ts",
   "lib/storage/filter/table.ts",
   "lib/storage/filter/throttle.ts",
+  "lib/storage/filter/budget.ts",
   "lib/storage/filter/throttled_channel.ts",
   "lib/storage/filter/token_bucket.ts",
   "lib/storage/lazy_daemon_disks.ts",
@@ -115,7 +116,9 @@ export const PROGRAMS: readonly Program[] = [
     entries: ["lib/dataplane/reactor_worker.ts", "ffi/thread_platform.ts", "ffi/uring/disk.ts"],
     rooms: [...BASE, ...IMAGE, "blkif", "dataplane", ...NATIVE],
     // A disk must be limited even if an upgrade has replaced the program's files since the start.
-    files: ["holding", "live", "throttled_channel", "token_bucket"].map((name) => `lib/storage/filter/${name}.ts`),
+    files: ["budget", "holding", "live", "throttled_channel", "token_bucket"].map((name) =>
+      `lib/storage/filter/${name}.ts`
+    ),
     packages: [],
   },
   {

@@ -78,10 +78,13 @@ Deno.test("the last who needs the daemon lets the disk leave, and only the first
   const [one, two] = await Promise.all([visits.enter(DEVICE, "back it up"), visits.enter(DEVICE, "export it")]);
   assertEquals([one.entered, two.entered, moves], [{ pausedMs: 12 }, undefined, ["enters"]]);
   played.job = true;
+  assertEquals(visits.heldTo(DEVICE), "back it up");
   one[Symbol.dispose]();
   one[Symbol.dispose]();
+  assertEquals(visits.heldTo(DEVICE), "export it");
   two[Symbol.dispose]();
   await turn();
+  assertEquals(visits.heldTo(DEVICE), undefined);
   assertEquals(await visits.settled(DEVICE), { visits: true });
   played.job = false;
   visits.check(DEVICE);

@@ -5,7 +5,7 @@
 import { readToml, TomlError, type TomlTable } from "../../config/toml.ts";
 import { XenblkError } from "../../errors.ts";
 import { chooseFilters } from "../../storage/filter/spec.ts";
-import { DISK_OPTIONS } from "../device_options.ts";
+import { DISK_OPTIONS, replacedOptions } from "../device_options.ts";
 import type { OptionTable } from "../options.ts";
 import { SERVE_OPTIONS } from "../serve_options.ts";
 import { type DiskRule, NAMING_KEYS, readNaming } from "./disk_rule.ts";
@@ -68,7 +68,9 @@ export async function readContent(text: string): Promise<ConfigContent & { reado
       ? disks.items.flatMap((item) => item.kind === "table" ? [ruleOf(item, faults)] : [])
       : [],
   };
-  await checkFilters([content.serve, ...content.disks.map(({ settings }) => settings)], faults);
+  const tables = [content.serve, ...content.disks.map(({ settings }) => settings)];
+  checkLimits(tables, faults);
+  await checkFilters(tables, faults);
   return { ...content, faults: faults.toSorted((one, other) => one.line - other.line) };
 }
 
@@ -107,6 +109,18 @@ function misspeltName(key: string): { why: string; remedy: string } | undefined 
   return near !== undefined && Object.hasOwn(NAMING_KEYS, near)
     ? { why: `there is no such key, did you mean ${near}`, remedy: "correct or remove it" }
     : undefined;
+}
+
+/** Of limits that exclude one another, a table has one kind. */
+function checkLimits(tables: readonly Settings[], faults: Fault[]): void {
+  for (const settings of tables) {
+    const others = new Set(replacedOptions([...settings].map(([name, { value }]) => [name, value])));
+    const both = [...settings].filter(([name, { value }]) => others.has(name) && value !== 0);
+    if (both.length === 0) continue;
+    const names = both.map(([name]) => name).join(" and ");
+    const message = `Cannot use ${names} together: limits hold for reads and writes together, or for each of both`;
+    faults.push({ line: Math.max(...both.map(([, { line }]) => line)), message, remedy: "remove one of them" });
+  }
 }
 
 /** Filters are read as the device will; the module of one from outside is loaded for that. */

@@ -8,13 +8,12 @@ import type { DeviceSettings } from "../../backend/settings.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import { createLogger } from "../../log.ts";
 import { usageError } from "../args.ts";
-import { DEVICE_OPTIONS, DISK_OPTIONS, settingsOf } from "../device_options.ts";
+import { DEVICE_OPTIONS, DISK_OPTIONS, replacedOptions, settingsOf } from "../device_options.ts";
 import type { OptionValues } from "../options.ts";
 import { CONFIG_FILE, type CONFIG_OPTIONS } from "../serve_options.ts";
 import type { ConfigContent } from "./content.ts";
-import type { DiskRule } from "./disk_rule.ts";
 import { type Fault, faultError } from "./fault.ts";
-import type { Setting } from "./keys.ts";
+import type { Setting, Settings } from "./keys.ts";
 
 /** Larger files are not read. */
 const MOST_BYTES = 2 ** 20;
@@ -57,45 +56,55 @@ export class Config {
 
   /** What the file says of an option of a disk: the last rule that matches, else `[serve]`. */
   forDisk(name: string, disk: DiskIdentity): Setting | undefined {
-    return this.#rulesFor(disk).findLast(({ settings }) => settings.has(name))?.settings.get(name) ??
-      this.default(name);
+    return combined(this.#sourcesFor(disk)).get(name);
   }
 
   /** The options of `serve`, with the file's defaults for what was not given. */
-  forServe<T extends object>({ options, given }: GivenOptions<T>): T {
-    return this.#merged(options, given, (name) => this.default(name));
+  forServe<T extends object>(given: GivenOptions<T>): T {
+    return merged(given, [this.#content.serve]);
   }
 
   /** The options of `attach`, for this disk. */
-  forAttach<T extends object>({ options, given }: GivenOptions<T>, disk: DiskIdentity): T {
-    const settings = (name: string): Setting | undefined =>
-      Object.hasOwn(DISK_OPTIONS, name)
-        ? this.forDisk(name, disk)
-        : concernsAttach(name)
-        ? this.default(name)
-        : undefined;
-    return this.#merged(options, given, settings);
+  forAttach<T extends object>(given: GivenOptions<T>, disk: DiskIdentity): T {
+    const concerned = ([name]: readonly [string, Setting]): boolean =>
+      Object.hasOwn(DISK_OPTIONS, name) || concernsAttach(name);
+    return merged(given, this.#sourcesFor(disk).map((settings) => new Map([...settings].filter(concerned))));
   }
 
   /** The settings of each disk of `serve`; undefined if all are alike. `image` replaces the one in the nodes. */
-  rule({ options, given }: GivenOptions<DiskOptions>, image?: string): SettingsRule | undefined {
+  rule(given: GivenOptions<DiskOptions>, image?: string): SettingsRule | undefined {
     if (!this.hasRules) return undefined;
-    return (disk): DeviceSettings =>
-      settingsOf(this.#merged(options, given, (name) => this.forDisk(name, disk)), image);
+    return (disk): DeviceSettings => settingsOf(merged(given, this.#sourcesFor(disk)), image);
   }
 
-  #rulesFor(disk: DiskIdentity): readonly DiskRule[] {
-    return this.#content.disks.filter(({ matches }) => matches(disk));
+  /** A later one counts more. */
+  #sourcesFor(disk: DiskIdentity): readonly Settings[] {
+    const rules = this.#content.disks.filter(({ matches }) => matches(disk));
+    return [this.#content.serve, ...rules.map(({ settings }) => settings)];
   }
+}
 
-  #merged<T extends object>(options: T, given: ReadonlySet<string>, from: (name: string) => Setting | undefined): T {
-    const changes = Object.keys(options).flatMap((name) => {
-      const setting = given.has(name) ? undefined : from(name);
-      return setting === undefined ? [] : [[name, setting.value]];
-    });
-    // Each value came from the parser of that option, so it has the option's type.
-    return { ...options, ...Object.fromEntries(changes) };
+/** The options, with those of the sources in place of what was not given. */
+function merged<T extends object>({ options, given }: GivenOptions<T>, sources: readonly Settings[]): T {
+  const all = combined(sources);
+  const values: [string, unknown][] = Object.entries(options);
+  const replaced = replacedOptions(values.filter(([name]) => given.has(name)));
+  const changes = Object.keys(options).flatMap((name) => {
+    const setting = given.has(name) || replaced.includes(name) ? undefined : all.get(name);
+    return setting === undefined ? [] : [[name, setting.value]];
+  });
+  // Each value came from the parser of that option, so it has the option's type.
+  return { ...options, ...Object.fromEntries(changes) };
+}
+
+/** The later one counts; a limit ends those of earlier ones that it excludes. */
+function combined(sources: readonly Settings[]): Settings {
+  const all = new Map<string, Setting>();
+  for (const source of sources) {
+    for (const name of replacedOptions([...source].map(([name, { value }]) => [name, value]))) all.delete(name);
+    for (const [name, setting] of source) all.set(name, setting);
   }
+  return all;
 }
 
 /**

@@ -41,7 +41,9 @@ export const remove = defineVerb({
       snapshot: operands["name"]!,
       ...(options.rate === undefined ? {} : { bytesPerSecond: options.rate }),
     });
-    if (!options.background) return await followJob(context, client, job, { json: options.json, cancels: true });
+    if (!options.background) {
+      return await followJob(context, client, job, { json: options.json, cancels: true, leaves: true });
+    }
     if (options.json) output.json(job);
     else output.data(`${job.id}\n`);
     return 0;

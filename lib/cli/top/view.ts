@@ -87,12 +87,24 @@ export function renderRates(rows: readonly RateRow[], view: TopView, columns: nu
   return renderTable([...named, ...rated, ...limited], cells, true, columns);
 }
 
-/** `500/s 10.0MiB/s`. */
+/** `500/s 10.0MiB/s`; of reads and of writes: `r500/s w100/s`. */
 function limitText({ limits }: RateRow): string {
   if (limits === undefined) return "-";
-  const { iops, bytesPerSecond } = limits;
-  const bytes = `${formatSize(bytesPerSecond).replace(" ", "")}/s`;
-  return [...(iops > 0 ? [`${iops}/s`] : []), ...(bytesPerSecond > 0 ? [bytes] : [])].join(" ");
+  const { iops, readIops, writeIops, bytesPerSecond, readBytesPerSecond, writeBytesPerSecond } = limits;
+  const rates: readonly (readonly [string, number | undefined, (limit: number) => string])[] = [
+    ["", iops, String],
+    ["r", readIops, String],
+    ["w", writeIops, String],
+    ["", bytesPerSecond, sizeText],
+    ["r", readBytesPerSecond, sizeText],
+    ["w", writeBytesPerSecond, sizeText],
+  ];
+  // A process of an earlier version names fewer limits.
+  return rates.flatMap(([of, limit = 0, format]) => limit > 0 ? [`${of}${format(limit)}/s`] : []).join(" ");
+}
+
+function sizeText(bytes: number): string {
+  return formatSize(bytes).replace(" ", "");
 }
 
 /** Digits that matter, in a column that is not too wide. */

@@ -36,8 +36,13 @@ export interface FilterDefinition {
   readonly summary: string;
   /** By name. */
   readonly options: Readonly<Record<string, FilterOption>>;
-  /** Why these values, each allowed by itself, cannot be used together; undefined: they can. */
-  refuse?(values: FilterValues): string | undefined;
+  /**
+   * Why these values, each allowed by itself, cannot be used together; undefined: they can. `spell` turns the name of an
+   * option into what whoever gave it calls it.
+   */
+  refuse?(values: FilterValues, spell: (name: string) => string): string | undefined;
+  /** Options that get other values when these are changed while the disk is served, unless they are among them. */
+  replaced?(changes: FilterValues): FilterValues;
   /**
    * Looks whether what {@linkcode open} needs can be had, before any disk is served. Rejects with {@linkcode XenblkError}
    * if not; it changes nothing.

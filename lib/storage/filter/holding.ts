@@ -44,9 +44,10 @@ export abstract class HoldingChannel implements IoChannel {
   #isBare = true;
   /** An operation came since the last submit. */
   #isOpen = false;
-  /** By tag: 1 for an operation that {@linkcode take} has seen until it is reaped; and how many there are. */
+  /** By tag: 1 for an operation that {@linkcode take} has seen until it is reaped. */
   readonly #seen: Uint8Array;
-  #seenCount = 0;
+  /** Operations that {@linkcode take} has seen and that were not reaped. */
+  protected seenCount = 0;
 
   /** `options` are those that the inner channel was opened with. */
   constructor(inner: IoChannel, { depth, vectors }: ChannelOptions) {
@@ -123,7 +124,7 @@ export abstract class HoldingChannel implements IoChannel {
   reap(): number {
     if (this.held > 0 && !this.#isOpen) this.#releaseLate();
     const count = this.inner.reap();
-    this.#isBare = this.#seenCount === 0;
+    this.#isBare = this.seenCount === 0;
     return this.#isBare ? count : this.#reapSeen(count);
   }
 
@@ -190,7 +191,7 @@ export abstract class HoldingChannel implements IoChannel {
     }
     if (this.#seen[tag] === 1) throw new RangeError(`Cannot queue tag ${tag}: it is in flight`);
     this.#seen[tag] = 1;
-    this.#seenCount++;
+    this.seenCount++;
     this.operation[tag] = operation;
     this.offsetBytes[tag] = offsetBytes;
     this.first[tag] = first;
@@ -246,7 +247,7 @@ export abstract class HoldingChannel implements IoChannel {
   }
 
   #forget(tag: number): void {
-    this.#seenCount -= this.#seen[tag]!;
+    this.seenCount -= this.#seen[tag]!;
     this.#seen[tag] = 0;
   }
 }

@@ -9,9 +9,9 @@ import type { FilterValue, FilterValues } from "./filter.ts";
 import { createLive, writeLive } from "./live.ts";
 import { liveOptions } from "./spec.ts";
 import type { LiveFilter } from "./stack.ts";
-import { filter, type ThrottleOptions } from "./throttle.ts";
-import type { ThrottleMemory, ThrottleState } from "./throttled_channel.ts";
-import { createBucket, TokenBucket } from "./token_bucket.ts";
+import { filter, replacedLimits, type ThrottleOptions } from "./throttle.ts";
+import { createThrottleState, type ThrottleMemory } from "./budget.ts";
+import { TokenBucket } from "./token_bucket.ts";
 
 /** All limits, 0 is none. */
 export type AllLimits = { readonly [K in keyof ThrottleOptions]-?: number };
@@ -28,8 +28,7 @@ export class DiskLimits implements LiveFilter<ThrottleOptions> {
 
   /** Throws {@linkcode XenblkError} (usage) if one is not allowed. */
   constructor(limits: ThrottleOptions = {}) {
-    const state: ThrottleState = { requests: createBucket(), bytes: createBucket() };
-    this.memory = { live: createLive(numbersOf(NONE)), state };
+    this.memory = { live: createLive(numbersOf(NONE)), state: createThrottleState() };
     this.#values = NONE;
     this.set(limits);
   }
@@ -40,12 +39,13 @@ export class DiskLimits implements LiveFilter<ThrottleOptions> {
 
   /** A limit that begins holds at once: the disk has saved up nothing. Throws as the constructor does. */
   set(limits: Partial<ThrottleOptions>): void {
-    const before = limitsIn(this.#values);
-    this.#values = { ...this.#values, ...readLimits({ ...limits }) };
-    const now = limitsIn(this.#values);
+    const before = bucketRates(limitsIn(this.#values));
+    const named = readLimits({ ...limits });
+    this.#values = { ...this.#values, ...replacedLimits(named), ...named };
     const { requests, bytes } = this.memory.state;
-    if (before.iops === 0 && now.iops > 0) new TokenBucket(requests).empty();
-    if (before.bytesPerSecond === 0 && now.bytesPerSecond > 0) new TokenBucket(bytes).empty();
+    bucketRates(limitsIn(this.#values)).forEach((rate, i) => {
+      if (before[i] === 0 && rate > 0) new TokenBucket([...requests, ...bytes][i >> 1]!).empty();
+    });
     writeLive(this.memory.live, numbersOf(this.#values));
   }
 
@@ -55,12 +55,28 @@ export class DiskLimits implements LiveFilter<ThrottleOptions> {
   }
 }
 
-/** Those that are named, as numbers. Throws {@linkcode XenblkError} (usage) if one is not allowed. */
-export function readLimits(named: Readonly<Record<string, FilterValue | undefined>>): Partial<AllLimits> {
-  const read = Object.entries(named).flatMap(([name, value]) =>
-    value === undefined ? [] : [[name, readLimit(name, value)]]
+/**
+ * Those that are named, as numbers. Throws {@linkcode XenblkError} (usage) if one is not allowed, or some exclude one
+ * another; `spell` turns a name into what whoever gave it calls it.
+ */
+export function readLimits(
+  named: Readonly<Record<string, FilterValue | undefined>>,
+  spell: (name: string) => string = (name) => name,
+): Partial<AllLimits> {
+  const read: FilterValues = Object.fromEntries(
+    Object.entries(named).flatMap(([name, value]) => value === undefined ? [] : [[name, readLimit(name, value)]]),
   );
-  return Object.fromEntries(read);
+  const refusal = filter.refuse?.(read, spell);
+  if (refusal !== undefined) throw new XenblkError(`Cannot use limits: ${refusal}`, { kind: "usage" });
+  return read;
+}
+
+/** The limits of several sources: the later one counts, limit by limit, and ends those that its own exclude. */
+export function mergedLimits(...sources: readonly (ThrottleOptions | undefined)[]): ThrottleOptions {
+  return sources.reduce<ThrottleOptions>(
+    (all, named = {}) => ({ ...all, ...replacedLimits({ ...named }), ...named }),
+    {},
+  );
 }
 
 function readLimit(name: string, value: FilterValue): number {
@@ -81,12 +97,22 @@ export function limitsIn(values: FilterValues): AllLimits {
     iopsBurst: number("iopsBurst"),
     bytesPerSecond: number("bytesPerSecond"),
     bytesBurst: number("bytesBurst"),
+    readIops: number("readIops"),
+    writeIops: number("writeIops"),
+    readBytesPerSecond: number("readBytesPerSecond"),
+    writeBytesPerSecond: number("writeBytesPerSecond"),
   };
 }
 
 /** Whether they limit anything. */
-export function limitsAny({ iops, bytesPerSecond }: AllLimits): boolean {
-  return iops > 0 || bytesPerSecond > 0;
+export function limitsAny(limits: AllLimits): boolean {
+  return bucketRates(limits).some((rate) => rate > 0);
+}
+
+/** What may fill each bucket of {@linkcode ThrottleMemory}, of which the first of a kind has two uses. */
+function bucketRates(limits: AllLimits): number[] {
+  const { iops, readIops, writeIops, bytesPerSecond, readBytesPerSecond, writeBytesPerSecond } = limits;
+  return [iops, readIops, writeIops, 0, bytesPerSecond, readBytesPerSecond, writeBytesPerSecond, 0];
 }
 
 /** In the order of the live options; the size of the disk, which comes last, does not matter here. */

@@ -153,7 +153,7 @@ function readValues(name: string, definition: FilterDefinition, given: Given, sp
     if (fallback === undefined) throw wrong(name, `it needs ${spell(key)}: ${help}`);
     values[key] = fallback;
   }
-  const refusal = definition.refuse?.(values);
+  const refusal = definition.refuse?.(values, spell);
   if (refusal !== undefined) throw wrong(name, refusal);
   return values;
 }
@@ -187,15 +187,16 @@ export function changedValues(
   before: FilterValues,
   changes: Readonly<Record<string, FilterValue | undefined>>,
 ): FilterValues {
-  const values = { ...before };
+  const changed: Record<string, FilterValue> = {};
   for (const [key, value] of Object.entries(changes)) {
     if (value === undefined) continue;
-    values[key] = readValue(name, definition, key, value);
+    changed[key] = readValue(name, definition, key, value);
     if (definition.options[key]!.live === undefined) {
       throw wrong(name, `${key} cannot be changed while the disk is served`);
     }
   }
-  const refusal = definition.refuse?.(values);
+  const values = { ...before, ...definition.replaced?.(changed), ...changed };
+  const refusal = definition.refuse?.(values, asItIs);
   if (refusal !== undefined) throw wrong(name, refusal);
   return values;
 }

@@ -27,11 +27,11 @@ const NOT_COUNTED_MS = -1;
  * What a reservation is made with, and its outcome, by index into an array of numbers, because a number that is handed to
  * a function may be allocated for that.
  */
-export const RESERVATION = { nowMs: 0, perSecond: 1, burst: 2, atMs: 3 } as const;
+export const RESERVATION = { nowMs: 0, perSecond: 1, burst: 2, amount: 3, atMs: 4 } as const;
 
 /** An array for reservations. */
 export function createReservation(): Float64Array {
-  return new Float64Array(4);
+  return new Float64Array(5);
 }
 
 /** A new bucket. It is full, whatever its size will be. */
@@ -55,11 +55,12 @@ export class TokenBucket {
    * the size of the bucket; 0: what flows in during 0.1 s, and at least one. False: another thread has the bucket, try
    * again.
    */
-  reserve(reservation: Float64Array, amount: number): boolean {
+  reserve(reservation: Float64Array): boolean {
     if (!this.#take()) return false;
+    const amount = reservation[RESERVATION.amount]!;
     const nowMs = reservation[RESERVATION.nowMs]!;
     const perSecond = reservation[RESERVATION.perSecond]!;
-    const size = sizeOf(reservation);
+    const size = bucketSize(reservation);
     this.#fill(reservation, size);
     const level = this.#numbers[LEVEL]! -= amount;
     this.#release();
@@ -69,9 +70,10 @@ export class TokenBucket {
   }
 
   /** Takes tokens that are there and may be used at once; if there are fewer, or another thread has the bucket, none. */
-  takeThere(reservation: Float64Array, amount: number): boolean {
+  takeThere(reservation: Float64Array): boolean {
     if (!this.#take()) return false;
-    this.#fill(reservation, sizeOf(reservation));
+    const amount = reservation[RESERVATION.amount]!;
+    this.#fill(reservation, bucketSize(reservation));
     const isThere = this.#numbers[LEVEL]! >= amount;
     if (isThere) this.#numbers[LEVEL]! -= amount;
     this.#release();
@@ -117,7 +119,8 @@ export class TokenBucket {
   }
 }
 
-function sizeOf(reservation: Float64Array): number {
+/** Most tokens in a bucket. */
+export function bucketSize(reservation: Float64Array): number {
   const burst = reservation[RESERVATION.burst]!;
   return burst > 0 ? burst : Math.max(1, reservation[RESERVATION.perSecond]! * DEFAULT_BURST_S);
 }

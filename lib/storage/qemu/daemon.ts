@@ -8,12 +8,12 @@ import type { Logger } from "../../log.ts";
 import type { DaemonMonitor, Reroute } from "../disk.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
-import { type AllowedFile, startCommand, takeFiles } from "./confinement.ts";
+import { type AllowedFile, startCommand } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
 import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
 import { endLeftView, prefixOf } from "./instant.ts";
 import { endCommit } from "./commit_job.ts";
-import { place } from "./placing.ts";
+import { DaemonFiles } from "./placing.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
@@ -56,6 +56,7 @@ export class StorageDaemon implements Disposable {
   readonly #logger: Logger;
   readonly #errors: DaemonErrors;
   readonly #death = Promise.withResolvers<string>();
+  readonly #files: DaemonFiles;
   #record: DaemonRecord;
   #qmp: QmpConnection | undefined;
   #opening: Promise<QmpConnection> | undefined;
@@ -87,6 +88,7 @@ export class StorageDaemon implements Disposable {
     this.#logger = logger;
     this.#errors = new DaemonErrors(directory.errors, logger);
     this.#record = record;
+    this.#files = new DaemonFiles(this, logger, environment.requestMs);
     this.died = this.#death.promise;
   }
 
@@ -211,7 +213,7 @@ export class StorageDaemon implements Disposable {
     const known = this.#record.disks[device];
     if (known?.exported && known.plan === plan.identity && await this.#takeOver(known, plan, socket)) return socket;
     if (known !== undefined) await this.remove(device, PING_MS);
-    await this.#place(name, plan.files);
+    await this.#files.place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
     const { identity, exportId, nodeNames: nodes, objectIds: objects, durable, graph } = plan;
     const { tag } = await this.lostBefore(device, plan) ?? plan;
@@ -248,7 +250,7 @@ export class StorageDaemon implements Disposable {
       await this.#execute("query-version", undefined, pingMs);
       await this.#endView(disk);
       await closeDisk(this.#execute, disk);
-      await this.#take(disk.files.map(({ path }) => path), Object.values(disks));
+      await this.#files.take(disk.files.map(({ path }) => path), Object.values(disks));
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
     this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
@@ -310,9 +312,14 @@ export class StorageDaemon implements Disposable {
       pid: this.process.pid,
       sockets: this.directory.sockets,
       execute: this.#execute,
-      allow: async (files) => await this.#place(name, files),
-      disallow: async (paths) => await this.#take(paths, Object.values(this.#record.disks)),
+      allow: async (files) => await this.#files.place(name, files),
+      disallow: async (paths) => await this.#files.take(paths, Object.values(this.#record.disks)),
     };
+  }
+
+  /** See {@linkcode DaemonFiles.hold}. */
+  async hold(name: string, files: readonly AllowedFile[]): Promise<() => Promise<void>> {
+    return await this.#files.hold(name, files);
   }
 
   /** Passes on what it wrote to its standard error. */
@@ -467,25 +474,11 @@ export class StorageDaemon implements Disposable {
     return true;
   }
 
-  async #place(name: string, files: readonly AllowedFile[]): Promise<void> {
-    const placing = { record: this.#record, directory: this.directory, daemon: this.name };
-    await place(placing, name, files, this.#environment.requestMs);
-  }
-
   /** Of a disk that nobody is connected to. See LeftOfView for the node. */
   async #endView({ nodes, exportId }: DiskRecord): Promise<string | undefined> {
     const { node, closed } = await endLeftView(this.#execute, prefixOf(nodes[0] ?? ""), exportId);
-    if (closed.length > 0) await this.#take(closed, Object.values(this.#record.disks));
+    if (closed.length > 0) await this.#files.take(closed, Object.values(this.#record.disks));
     return node;
-  }
-
-  /** Takes files out of the daemon's root, except those of some disks. */
-  async #take(paths: readonly string[], but: readonly DiskRecord[]): Promise<void> {
-    if (!this.#record.rooted || await this.fate(0) !== undefined) return;
-    const others = but.flatMap(({ files }) => files);
-    const taken = paths.filter((path) => !others.some((file) => file.path === path));
-    const reason = await takeFiles(this.process, this.directory.root, taken);
-    if (reason !== undefined) this.#logger.warning(`it can still open ${taken.join(", ")}: ${reason}`);
   }
 
   async #write(record: DaemonRecord): Promise<void> {

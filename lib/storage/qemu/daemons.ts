@@ -27,7 +27,7 @@ import { DaemonErrors } from "./stderr.ts";
 import type { OpenedDisk } from "./top_change.ts";
 import { daemonNames } from "./survey.ts";
 import { type DaemonUser, daemonUser, passwords, userOf } from "./user.ts";
-import type { DiskOwner } from "../disk.ts";
+import type { DiskFile, DiskOwner } from "../disk.ts";
 import type { DaemonDisk, DaemonOwner as Owner, ImageDaemons, OrphanedDisk, QemuRequest } from "./types.ts";
 
 /** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
@@ -157,15 +157,15 @@ export class StorageDaemons implements ImageDaemons {
     });
   }
 
-  async prepare(owner: DiskOwner): Promise<AsyncDisposable> {
-    const { guest } = owner;
+  async prepare(owner: DiskOwner, files: readonly DiskFile[]): Promise<AsyncDisposable> {
     await using undo = new AsyncDisposableStack();
-    undo.defer(() => this.#inTurn(guest, () => this.#endUnused(guest)));
-    const kept = undo.adopt({ guest }, (kept) => void this.#kept.delete(kept));
+    undo.defer(() => this.#inTurn(owner.guest, () => this.#endUnused(owner.guest)));
+    const kept = undo.adopt({ ...owner }, (kept) => void this.#kept.delete(kept));
     this.#kept.add(kept);
-    await this.#inTurn(guest, async () => {
+    await this.#inTurn(owner.guest, async () => {
       if (this.#ends) throw processEnds(`the storage daemon of ${owner.device}`);
-      await this.#daemonFor({ ...owner, fragile: false });
+      const release = await (await this.#daemonFor({ ...owner, fragile: false })).daemon.hold(owner.device, files);
+      undo.defer(() => this.#inTurn(owner.guest, release));
     });
     return undo.move();
   }

@@ -104,8 +104,10 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
     await settleDeletions(daemon);
     overlays.push(await overlayFor({ daemon, name }, snapshot));
   }
-  await at("make");
   const made: Overlay[] = [];
+  // What the other one has made would be taken for what a process left that was killed.
+  using _taking = takingOf(overlays);
+  await at("make");
   try {
     for (const overlay of overlays) {
       await make(overlay);
@@ -121,6 +123,36 @@ export async function takeSnapshot(disks: readonly SnapshotDisk[], options: Snap
   }
 }
 
+/** The paths of images of which a snapshot is being taken; no other process has such an image open. */
+const TAKING = new Set<string>();
+
+/** Throws {@linkcode XenblkError} if a snapshot of one of the disks is being taken. */
+function takingOf(overlays: readonly Overlay[]): Disposable {
+  const paths = overlays.map(({ base }) => base.target);
+  const other = overlays.find(({ base }) => TAKING.has(base.target));
+  if (other !== undefined) {
+    throw new XenblkError(`Cannot take a snapshot of ${other.disk.name}: another one is being taken`, {
+      remedy: "repeat it",
+    });
+  }
+  for (const path of paths) TAKING.add(path);
+  return { [Symbol.dispose]: (): void => paths.forEach((path) => TAKING.delete(path)) };
+}
+
+/** A disk, before a snapshot is taken of it. */
+export interface SnapshotBase {
+  /** Absent: nobody knows. */
+  readonly image: DaemonImage | undefined;
+  /** For messages, as in {@linkcode SnapshotDisk}. */
+  readonly name: string;
+}
+
+/** Rejects with {@linkcode XenblkError} if a snapshot cannot have that name, or one of the images none: nothing is asked of a daemon. */
+export async function checkSnapshot(snapshot: string, bases: readonly SnapshotBase[]): Promise<void> {
+  checkName(snapshot);
+  for (const base of bases) await baseOf(base);
+}
+
 function checkName(snapshot: string): void {
   if (NAME.test(snapshot)) return;
   throw new XenblkError(`Cannot name a snapshot ${JSON.stringify(snapshot)}`, {
@@ -129,15 +161,27 @@ function checkName(snapshot: string): void {
   });
 }
 
+/** The image by its path without links. Its directory holds what was written, so it is none of device nodes. */
+async function baseOf({ image, name }: SnapshotBase): Promise<DaemonImage> {
+  const what = `Cannot take a snapshot of ${name}`;
+  const target = image !== undefined && isFile(image) ? await realImagePath(image.target) : "";
+  const found = target === "" ? undefined : await lookWithin(target, () => Deno.stat(target)).catch((error) => {
+    throw new XenblkError(`${what}: ${target}: ${errorText(error)}`, {
+      cause: error,
+      remedy: "put the image back there",
+    });
+  });
+  if (image !== undefined && found?.isFile === true) return { ...image, target };
+  const why = "its image is in no directory, where an overlay could lie beside it";
+  throw new XenblkError(`${what}: ${why}`, { remedy: "use an image in a file" });
+}
+
 /** Refuses a disk that cannot have one. */
 async function overlayFor(disk: SnapshotDisk, snapshot: string): Promise<Overlay> {
   const { daemon: { image }, name } = disk;
   const refusal = (why: string, remedy: string): XenblkError =>
     new XenblkError(`Cannot take a snapshot of ${name}: ${why}`, { remedy });
-  if (image === undefined || !isFile(image) || image.target.startsWith("/dev/")) {
-    throw refusal("its image is in no directory, where an overlay could lie beside it", "use an image in a file");
-  }
-  const base = { ...image, target: await realImagePath(image.target) };
+  const base = await baseOf({ image, name });
   const links = await chainBelow(base.target, base.format);
   if (links.length >= MOST_OVERLAYS) {
     throw refusal(`it has ${links.length} snapshots already`, "merge them with `xenblk snapshot commit`");

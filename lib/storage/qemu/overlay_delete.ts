@@ -29,7 +29,7 @@ import { planMerge } from "./overlay_commit.ts";
 import type { SnapshotDisk } from "./overlay_create.ts";
 import { settleDeletion, settleDeletions } from "./overlay_settle.ts";
 
-/** How long what was copied may take to be durable, before the daemon flushes the rest; the guest does not wait. */
+/** How long what was copied, or the header, may take to be durable; the guest does not wait for that. */
 const SYNC_MS = 600_000;
 
 /** How a snapshot is given up. */
@@ -136,11 +136,12 @@ class Deletion implements PlannedMerge {
   }
 
   async follow(): Promise<Committed> {
-    const { image, link: { overlay } } = this.#subject;
+    const { image, link: { overlay }, above } = this.#subject;
     let pauseMs: number;
     try {
       await this.#job.until("pending");
-      await lookWithin(this.base, () => syncPath(this.base), SYNC_MS);
+      // So that there is little left to write while the guest, or other work on its disks, waits for that.
+      for (const path of [this.base, above]) await lookWithin(path, () => syncPath(path), SYNC_MS);
       await this.#at("flush");
       pauseMs = await this.#finish();
     } catch (error) {

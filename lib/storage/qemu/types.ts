@@ -3,7 +3,16 @@
  * of them beyond a {@linkcode Disk}.
  */
 
-import type { CacheMode, ChangedNodes, DaemonImage, Disk, DiskDaemon, DiskOwner, TopChange } from "../disk.ts";
+import type {
+  CacheMode,
+  ChangedNodes,
+  DaemonImage,
+  Disk,
+  DiskDaemon,
+  DiskFile,
+  DiskOwner,
+  TopChange,
+} from "../disk.ts";
 import { XenblkError } from "../../errors.ts";
 import type { BlockGraph } from "./graph.ts";
 
@@ -112,10 +121,11 @@ export interface ImageDaemons extends AsyncDisposable {
    */
   open(request: QemuRequest): Promise<DaemonDisk>;
   /**
-   * Has the daemon running that the owner's disk would be opened in. Disposing the result ends it, unless it has a disk by
-   * then. Rejects with {@linkcode XenblkError}.
+   * Has the daemon running that the owner's disk would be opened in, able to reach the disk's files. Disposing the result
+   * ends it, unless it has a disk by then; what disks leave meanwhile is cleared away then. Rejects with
+   * {@linkcode XenblkError}.
    */
-  prepare(owner: DiskOwner): Promise<AsyncDisposable>;
+  prepare(owner: DiskOwner, files: readonly DiskFile[]): Promise<AsyncDisposable>;
   /**
    * The disks of devices that are gone which may have writes that are not in their images. From now on no other device can
    * have their images before they were opened and disposed, or forgotten. `isGone` judges a device by its label.

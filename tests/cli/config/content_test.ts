@@ -71,8 +71,8 @@ allow-image = ["/a", true]
     'f:6: Cannot use "image" in [serve]: it belongs to one call of serve; give --image on the command line',
     "f:7: Cannot use workers = 999 in [serve]: it takes a whole number from 1 to 64; correct the value",
     'f:8: Cannot use no-journal = "yes" in [serve]: it takes true or false; correct the value',
-    "f:9: Cannot use filter throttle: it has no option iop; it has iops, iops-burst, bytes-per-second, bytes-burst; " +
-    "correct the filter",
+    "f:9: Cannot use filter throttle: it has no option iop; it has iops, iops-burst, bytes-per-second, bytes-burst, " +
+    "read-iops, write-iops, read-bytes-per-second, write-bytes-per-second; correct the filter",
     "f:10: Cannot use timeout = 1979-05-27 in [serve]: it takes a whole number from 1 to 86400; correct the value",
     "f:12: Cannot use a [[disk]] without domain, vdev, image or kind: it names no disk; " +
     "add one of them, or put the settings into [serve], which is for all disks",

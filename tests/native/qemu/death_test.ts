@@ -169,7 +169,7 @@ daemonTest("a disk does not go on with an image file that took the place of its 
 
 daemonTest("a stopped daemon costs its own guest an error in time, and another guest nothing", async () => {
   await using rig = new DaemonRig();
-  const daemons = rig.daemons({ requestMs: 200 });
+  const daemons = rig.daemons({ requestMs: 2_000 });
   const one = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
   const { pid } = rig.record().process;
   Deno.kill(pid, "SIGSTOP");
@@ -283,13 +283,13 @@ daemonTest(
     await using fuse = await HangingFileSystem.mount();
     const hung = await rig.image("hung.qcow2");
     Deno.copyFileSync(hung, `${fuse.backing}/hung.qcow2`);
-    const daemons = rig.daemons({ requestMs: 1_000 });
+    const daemons = rig.daemons({ requestMs: 3_000 });
     await fuse.hang("getattr");
     const opening = daemons.open(rig.request(`${fuse.path}/hung.qcow2`, 51712));
     const error = await assertRejects(() => opening, XenblkError);
     assertMatch(
       error.line,
-      /^Cannot open image .*hung\.qcow2: its files cannot be given to .*: it has not ended for 1 s; check that their storage/,
+      /^Cannot open image .*hung\.qcow2: its files cannot be given to .*: it has not ended for 3 s; check that their storage/,
     );
     await using other = await daemons.open(rig.request(await rig.image("one.qcow2"), 51728));
     await fuse.resume();

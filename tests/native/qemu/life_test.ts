@@ -28,19 +28,27 @@ daemonTest("a daemon can run before it has a disk; without one it ends when nobo
   await using rig = new DaemonRig();
   const daemons = rig.daemons();
   const owner = { guest: 5, device: "vbd3/5/51712" };
-  const kept = await daemons.prepare(owner);
+  const path = await rig.image("one.qcow2");
+  const kept = await daemons.prepare(owner, [{ path, writable: true }]);
   const { process: { pid }, disks } = rig.record();
   assertEquals(disks, {});
-  const also = await daemons.prepare(owner);
-  const disk = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
-  assertEquals(rig.record().process.pid, pid);
+  const also = await daemons.prepare(owner, []);
+  const mounts = (): string[] => Deno.readTextFileSync(`/proc/${pid}/mountinfo`).split("\n").filter(isFile);
+  const isFile = (line: string): boolean => line.includes("/one.qcow2 ");
+  const before = mounts();
+  const disk = await daemons.open(rig.request(path, 51712));
+  assertEquals([rig.record().process.pid, mounts()], [pid, before], "its file is there already");
   await kept[Symbol.asyncDispose]();
+  assertEquals(mounts(), before, "it belongs to the disk");
   await disk[Symbol.asyncDispose]();
-  assertEquals(runs(pid), true);
+  assertEquals([runs(pid), mounts()], [true, before], "it is taken later");
+  const other = await daemons.open(rig.request(await rig.image("two.qcow2"), 51728));
   await also[Symbol.asyncDispose]();
+  assertEquals([runs(pid), mounts()], [true, []]);
+  await other[Symbol.asyncDispose]();
   assertEquals([runs(pid), rig.directories()], [false, []]);
   await rig.end(daemons);
-  await assertRejects(() => daemons.prepare(owner), XenblkError, "this process ends");
+  await assertRejects(() => daemons.prepare(owner, []), XenblkError, "this process ends");
 });
 
 daemonTest("with a daemon per disk, and for another guest, there is another one", async () => {

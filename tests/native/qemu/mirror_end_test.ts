@@ -6,7 +6,8 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { isActive, type JobReport } from "../../../lib/jobs/job.ts";
 import { Jobs } from "../../../lib/jobs/jobs.ts";
-import { mirrorKind, orderMirror } from "../../../lib/jobs/mirror.ts";
+import { jobsOf, stateOf } from "../../../lib/jobs/daemon_jobs.ts";
+import { type MirrorDisks, mirrorKind, orderMirror } from "../../../lib/jobs/mirror.ts";
 import { type EngineDisk, EngineRig, SMALL_TAGS } from "./engine_rig.ts";
 import { NbdServer, QEMU_NBD } from "../serve/nbd_server.ts";
 import { command, daemonTest, until } from "./rig.ts";
@@ -51,20 +52,23 @@ class Load implements AsyncDisposable {
   }
 }
 
+function noExchange(): Promise<never> {
+  return Promise.reject(new Error("no mirror becomes the disk here"));
+}
+
 /** A disk under load, and its mirrors. */
 class Mirrors implements AsyncDisposable {
   readonly #owned = new AsyncDisposableStack();
 
   private constructor(readonly rig: EngineRig, readonly disk: EngineDisk, readonly jobs: Jobs, readonly load: Load) {}
 
-  static async open(): Promise<Mirrors> {
+  static async open(exchange: MirrorDisks["exchange"] = noExchange): Promise<Mirrors> {
     await using owned = new AsyncDisposableStack();
     const rig = owned.use(new EngineRig());
     const image = `${rig.folder}/a.qcow2`;
     await command("qemu-img", "create", "-q", "-f", "qcow2", image, "64M");
     const disk = owned.use(await rig.open(`qcow2:${image}`));
     const line = (text: string): void => void rig.warnings.push(text);
-    const exchange = (): Promise<never> => Promise.reject(new Error("no mirror becomes the disk here"));
     const kind = mirrorKind({ exchange, paramsOf: () => Promise.resolve(`qcow2:${image}`) });
     const jobs = owned.use(
       await Jobs.open({
@@ -133,6 +137,27 @@ daemonTest("a mirror fails whose target has no room: the guest and the daemon go
     await command("umount", mount);
     Deno.removeSync(mount);
   }
+});
+
+daemonTest("a mirror that is cancelled while the disk is switched over was cancelled, and has not failed", async () => {
+  const switching = Promise.withResolvers<void>();
+  const ended = Promise.withResolvers<void>();
+  await using mirrors = await Mirrors.open(async (_device, { finish }) => {
+    switching.resolve();
+    await ended.promise;
+    await finish(new AbortController().signal);
+  });
+  const { rig, jobs, disk: { disk } } = mirrors;
+  const { id } = await mirrors.start(`${rig.folder}/b.qcow2`, 2 ** 40);
+  await switching.promise;
+  const cancelling = jobs.cancel(id);
+  await until(
+    "its daemon has ended it",
+    async () => (await disk.daemon!.run(jobsOf)).every((job) => stateOf(job) === "over"),
+  );
+  ended.resolve();
+  const { state, error } = await cancelling;
+  assertEquals([state, error], ["cancelled", "Operation canceled"]);
 });
 
 // Longer than an export may take to end.

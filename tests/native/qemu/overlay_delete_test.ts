@@ -165,3 +165,36 @@ daemonTest("a deletion that was ended leaves the disk, and can be repeated; also
   assertEquals((await activeImage(gone, true)).target, `${rig.folder}/web.two.qcow2`);
   assertEquals((await activeImage(gone, false)).target, base);
 });
+
+daemonTest("a snapshot that was prepared before another one was given up is refused, and leaves nothing", async () => {
+  await using rig = new EngineRig();
+  const base = await newImage(`${rig.folder}/web.qcow2`);
+  let written = 0;
+  {
+    await using disk = await rig.open(`qcow2:${base}`);
+    await using writer = new Writer(disk);
+    writer.start();
+    for (const snapshot of ["one", "two"]) {
+      await writer.more(50);
+      await takeSnapshot([snapshotDisk(disk)], { snapshot });
+    }
+    const at = async (step: string): Promise<void> => {
+      if (step === "made") await remove(disk, { snapshot: "one" });
+    };
+    const taking = (): Promise<unknown> => takeSnapshot([snapshotDisk(disk)], { snapshot: "three", at });
+    await assertRejects(taking, XenblkError, "has changed the disk's images meanwhile");
+    const mounts = Deno.readTextFileSync(`/proc/${rig.daemon}/mountinfo`);
+    assertEquals(
+      [mounts.includes(base), mounts.includes("web.three.qcow2")],
+      [true, false],
+      "what the daemon can reach",
+    );
+    await writer.more(50);
+    await writer.stop();
+    written = writer.count;
+  }
+  const overlays = [...Deno.readDirSync(rig.folder)].filter(({ name }) => /^web\..*\.qcow2$/.test(name));
+  assertEquals(overlays.map(({ name }) => name), ["web.two.qcow2"]);
+  await using disk = await rig.open(`qcow2:${base}`, {}, 1);
+  assertEquals(await faultsOn(disk, written), []);
+});

@@ -39,7 +39,16 @@ async function limitsAndWeight(xen: NativeXen): Promise<void> {
   assertEquals((await xenblk(xen, "weight", "7", "xvdb", "40")).stdout, "weight  40\n");
   assertEquals(JSON.parse((await xenblk(xen, "list", "--json")).stdout)[0].live.weight, 40);
   const { limits } = JSON.parse((await xenblk(xen, "list", "--json")).stdout)[0].live;
-  assertEquals(limits, { iops: 500, iopsBurst: 0, bytesPerSecond: 2 ** 30, bytesBurst: 0 });
+  assertEquals(limits, {
+    iops: 500,
+    iopsBurst: 0,
+    bytesPerSecond: 2 ** 30,
+    bytesBurst: 0,
+    readIops: 0,
+    writeIops: 0,
+    readBytesPerSecond: 0,
+    writeBytesPerSecond: 0,
+  });
 }
 
 nativeTest("a disk is handed to a running serve, looked at, resized and detached by its control socket", async () => {

@@ -9,6 +9,7 @@ import { XenblkError } from "../../../lib/errors.ts";
 import { nativeTest } from "../harness.ts";
 import { qemuImg } from "../qemu_img.ts";
 import { EnterStage, SLOW } from "./enter_stage.ts";
+import { VerbProcess } from "./living/verb_process.ts";
 import { assertClean, assertProgress, received, UNTIL_STOPPED } from "./scenes.ts";
 
 const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
@@ -54,7 +55,11 @@ nativeTest("a raw disk enters its daemon for each kind of work and leaves it aft
   await stage.outside(backend);
   await assertProgress(disk, 200);
 
-  const exported = await stage.call(backend, "export", { stays: true, scratchDirectory: folder });
+  const exporting = stage.call(backend, "export", { stays: true, scratchDirectory: folder });
+  while (await stage.node("in-daemon") === "") await new Promise((resolve) => setTimeout(resolve, 5));
+  const early = stage.call(backend, "swap", { image: `raw:${image}` }); // it has entered, and its export begins
+  await assertRejects(() => early, XenblkError, "its storage daemon is asked to export");
+  const exported = await exporting;
   assert(exported.entered !== undefined, "it has entered anew");
   assertMatch(await stage.node("in-daemon"), /^\d+:\d+$/);
   await assertProgress(disk, 200);
@@ -66,7 +71,11 @@ nativeTest("a raw disk enters its daemon for each kind of work and leaves it aft
   await qemuImg("create", "-q", "-f", "raw", `${folder}/moved.raw`, "64M");
   const { job } = await stage.call(backend, "mirror", { image: target, bytesPerSecond: SLOW });
   const swapping = stage.call(backend, "swap", { image: target });
-  await assertRejects(() => swapping, XenblkError, "its mirror is running");
+  const taking = stage.snapshot(backend, "one");
+  await Promise.all([
+    assertRejects(() => swapping, XenblkError, "its mirror is running"),
+    assertRejects(() => taking, XenblkError, "it is being mirrored"),
+  ]);
   await stage.cancel(backend, job.id);
   await stage.outside(backend);
   await stage.call(backend, "mirror", { image: target });
@@ -89,6 +98,9 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   await disk.connect();
   await disk.startLoad(UNTIL_STOPPED);
   await assertProgress(disk, 200);
+  const misnamed = stage.snapshot(backend, "a name");
+  await assertRejects(() => misnamed, XenblkError, "Cannot name a snapshot");
+  assert(!/has entered/.test(backend.messages), "the guest has not waited for that");
   const taken = await stage.snapshot(backend, "one");
   assert(taken.disks[0]!.entered!.pausedMs > 0);
   await assertProgress(disk, 200);
@@ -98,6 +110,7 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   await stage.call(backend, "snapshotCommit", { snapshot: "one" });
   assertEquals((await stage.jobOver(backend, "commit")).state, "completed", backend.messages);
   await stage.outside(backend);
+  assertEquals((await stage.call(backend, "snapshots", {})).snapshots, []);
   assertEquals(await stage.node("params"), `raw:${stage.image}`);
   await assertProgress(disk, 200);
   assertEquals(await backend.stop(), 0, backend.messages);
@@ -115,8 +128,11 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
 
   backend = stage.serve();
   await backend.says(/connected:/);
-  await stage.call(backend, "snapshotCommit", {});
-  assertEquals((await stage.jobOver(backend, "commit")).state, "completed", backend.messages);
+  await using verb = new VerbProcess(stage.stage.xen);
+  await verb.run(["snapshot", "delete", "7", "xvda", "four"]); // the only one
+  const { status, stderr } = await verb.ended();
+  assertEquals(status, 0, stderr);
+  assertMatch(stderr, /xvda has left its storage daemon; its requests waited/);
   await stage.outside(backend); // its name is that of a raw file now
   await assertProgress(disk, 200);
   assertClean(received(await disk.stopLoad()), backend.messages);

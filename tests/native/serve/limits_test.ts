@@ -17,7 +17,16 @@ const RINGS = { queues: 2, requests: 32 };
 /** Requests in flight are answered, whatever is set meanwhile. */
 const IN_FLIGHT = 64;
 const IOPS = 400;
-const LIMITS = { iops: IOPS, iopsBurst: 0, bytesPerSecond: 0, bytesBurst: 0 };
+const LIMITS = {
+  iops: IOPS,
+  iopsBurst: 0,
+  bytesPerSecond: 0,
+  bytesBurst: 0,
+  readIops: 0,
+  writeIops: 0,
+  readBytesPerSecond: 0,
+  writeBytesPerSecond: 0,
+};
 
 /** A connection to a `serve` that has the disk. */
 async function clientOf({ xen }: FormatStage, { pid }: BackendProcess): Promise<ControlClient> {

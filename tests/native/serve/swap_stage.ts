@@ -102,6 +102,14 @@ export class SwapStage implements AsyncDisposable {
     return daemonsOf(this.xen);
   }
 
+  /** The old image is closed once the guest goes on with the new one. */
+  async daemonsEnded(): Promise<void> {
+    for (const end = performance.now() + 20_000; (await this.daemons()).length > 0;) {
+      assert(performance.now() < end, "a daemon stays without a disk");
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
   async killDaemons(signal: Deno.Signal = "SIGKILL"): Promise<void> {
     for (const pid of await this.daemons()) Deno.kill(pid, signal);
   }

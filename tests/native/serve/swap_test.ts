@@ -110,7 +110,7 @@ nativeTest(
     await qemuImg("convert", "-U", "-f", "qcow2", "-O", "raw", copy, `${folder}/again.raw`);
     await stage.swap(backend, `raw:${folder}/again.raw`);
     assertClean(received(await disk.load({ ...LOAD, requests: 500 })), backend.messages);
-    assertEquals(await stage.daemons(), []);
+    await stage.daemonsEnded();
     await stage.finish(backend, `${folder}/again.raw`);
   },
 );

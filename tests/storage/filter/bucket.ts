@@ -18,18 +18,19 @@ export class Bucket {
 
   /** Returns when the tokens may be used. */
   reserve(nowMs: number, amount: number, perSecond: number, burst: number): number {
-    this.#ask(nowMs, perSecond, burst);
-    return this.#tokens.reserve(this.#reservation, amount) ? this.#reservation[RESERVATION.atMs]! : BUCKET_BUSY;
+    this.#ask(nowMs, amount, perSecond, burst);
+    return this.#tokens.reserve(this.#reservation) ? this.#reservation[RESERVATION.atMs]! : BUCKET_BUSY;
   }
 
   /** Takes tokens that are there. */
   takeThere(nowMs: number, amount: number, perSecond: number, burst: number): boolean {
-    this.#ask(nowMs, perSecond, burst);
-    return this.#tokens.takeThere(this.#reservation, amount);
+    this.#ask(nowMs, amount, perSecond, burst);
+    return this.#tokens.takeThere(this.#reservation);
   }
 
-  #ask(nowMs: number, perSecond: number, burst: number): void {
+  #ask(nowMs: number, amount: number, perSecond: number, burst: number): void {
     this.#reservation[RESERVATION.nowMs] = nowMs;
+    this.#reservation[RESERVATION.amount] = amount;
     this.#reservation[RESERVATION.perSecond] = perSecond;
     this.#reservation[RESERVATION.burst] = burst;
   }

@@ -88,7 +88,7 @@ Deno.test("new limits hold for what waits already, and without limits nothing wa
   assertEquals(done(ring), [2]);
   queue(ring, [0, 1, 2]);
   assertEquals(done(ring), [0, 1, 2]);
-  assertEquals(rig.filter("throttle").options, { iops: 0, iopsBurst: 0, bytesPerSecond: 0, bytesBurst: 0 });
+  assert(Object.values(rig.filter("throttle").options).every((limit) => limit === 0));
 });
 
 Deno.test("a change of the limits renews what a ring has reserved, and does not double it", async () => {
@@ -125,4 +125,22 @@ Deno.test("what comes together starts together if there are tokens for all of it
   assertEquals(done(ring), []);
   rig.advance(10);
   assertEquals(done(ring), [7]);
+});
+
+Deno.test("reads and writes wait apart where they are limited apart, and each for its own limits", async () => {
+  await using rig = await FilterRig.open([
+    "throttle,read-iops=10,write-iops=100,iops-burst=1,write-bytes-per-second=1M",
+  ]);
+  const { ring, ring: { channel } } = rig;
+  queue(ring, [0, 1]);
+  ring.read(2, 0, [512]);
+  ring.read(3, 0, [512]);
+  assertEquals([done(ring).toSorted(), Math.round(channel.dueMs!)], [[0, 2], START_MS + 10]);
+  rig.advance(11);
+  assertEquals([done(ring), channel.inFlight], [[1], 1]);
+  rig.filter("throttle").set({ iops: 100 });
+  rig.advance(10);
+  assertEquals(done(ring), [3]);
+  const { iops, readIops, writeIops } = rig.filter("throttle").options;
+  assertEquals([iops, readIops, writeIops], [100, 0, 0]);
 });
