@@ -15,16 +15,16 @@ export async function announceOverlay(base: string, overlay: string): Promise<vo
 
 /**
  * Removes an overlay of the image that was announced and does not count: it is empty. Whoever calls has the image open for
- * writing, so nobody else takes a snapshot of it. To be called also once the overlay counts.
+ * writing, so nobody else takes a snapshot of it. To be called also once the overlay counts. What is left of a note that was
+ * being written goes, too.
  */
 export async function removeUnfinished(base: string): Promise<void> {
   const path = announcementOf(base);
-  const name = await lookWithin(path, () => Deno.readTextFile(path)).catch(() => undefined);
-  if (name === undefined) return;
+  const name = await lookWithin(path, () => Deno.readTextFile(path)).catch(() => "");
   const overlay = `${directoryOf(base)}/${name}`;
   if (/^[^/]+$/.test(name) && await isUnused(base, overlay)) await lookWithin(overlay, () => Deno.remove(overlay));
   for (const each of [`${notePath(base)}.new`, path]) {
-    await lookWithin(each, () => Deno.remove(each)).catch(() => {}); // the first is there only if its writer died
+    await lookWithin(each, () => Deno.remove(each)).catch(() => {}); // mostly there is none
   }
 }
 

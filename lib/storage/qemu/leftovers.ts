@@ -5,7 +5,7 @@
 
 import type { Logger } from "../../log.ts";
 import { isFile } from "../image/formats.ts";
-import { realImagePath } from "../image/overlay_note.ts";
+import { directoryOf, readNote, realImagePath } from "../image/overlay_note.ts";
 import { removeUnfinished } from "../image/unfinished_overlay.ts";
 import { hasEnded, identify, signal } from "./process.ts";
 import type { DiskPlan } from "./plan.ts";
@@ -78,10 +78,20 @@ export async function endUnfinished({ process, disks }: DaemonRecord, logger: Lo
   return true;
 }
 
-/** Removes an overlay that was being made for the image, which is open, when the process that did it ended. */
-export async function removeUnfinishedOverlay({ image, readOnly }: QemuRequest): Promise<void> {
+/**
+ * Removes what processes that were killed have left beside the image, which is open, and those of its snapshots: an overlay
+ * that was being made, and notes that were being written. No harm comes from what cannot be removed.
+ */
+export async function removeUnfinishedOverlay({ image, readOnly, graph }: QemuRequest): Promise<void> {
   if (image === undefined || readOnly || !isFile(image)) return;
-  await removeUnfinished(await realImagePath(image.target)).catch(() => {}); // no harm comes from it
+  const top = await realImagePath(image.target);
+  const paths = [...new Set([top, ...graph.files.map(({ path }) => path)])];
+  for (const path of paths) {
+    const note = await readNote(path).catch(() => undefined);
+    // A template is somebody else's, too.
+    const isOurs = path === top || paths.includes(`${directoryOf(path)}/${note?.overlay}`);
+    if (isOurs) await removeUnfinished(path).catch(() => {});
+  }
 }
 
 /**

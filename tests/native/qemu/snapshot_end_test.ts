@@ -32,6 +32,22 @@ daemonTest("what a killed snapshot has made goes when its image is opened; its n
   assertEquals(files().toSorted(), [made, "web.qcow2", "web.qcow2.xenblk-snapshot"].toSorted());
 });
 
+daemonTest("what said that an overlay was being made goes when the overlay is opened, and that stays", async () => {
+  await using rig = new EngineRig();
+  const base = `${rig.folder}/web.qcow2`;
+  await command("qemu-img", "create", "-q", "-f", "qcow2", base, "64M");
+  {
+    await using disk = await rig.open(`qcow2:${base}`);
+    await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
+  }
+  const announcement = `${base}.xenblk-snapshot.making`;
+  Deno.writeTextFileSync(announcement, "web.one.qcow2");
+  Deno.writeTextFileSync(`${base}.xenblk-snapshot.new`, "");
+  await using _disk = await rig.open(`qcow2:${base}`);
+  const names = [...Deno.readDirSync(rig.folder)].map(({ name }) => name).filter((name) => name.startsWith("web"));
+  assertEquals(names.toSorted(), ["web.one.qcow2", "web.qcow2", "web.qcow2.xenblk-snapshot"]);
+});
+
 daemonTest("the daemon dies with a snapshot that counts already: the disk names its overlay", async () => {
   await using rig = new EngineRig();
   const base = `${rig.folder}/web.qcow2`;

@@ -34,6 +34,7 @@ export interface Stage extends AsyncDisposable {
 const CALL = { timeoutMs: 60_000 };
 const PATIENCE_MS = 60_000;
 const SWEEP_BYTES = 32_768;
+const NEW_NOTE = ".xenblk-snapshot.new";
 /** What no work may leave in the folder of the images. */
 const SCRATCH = /\.partial|scratch|xenblk-export|\.tmp|\.making|\.new/;
 
@@ -166,7 +167,10 @@ export class Scene implements AsyncDisposable {
   async assertTidy(): Promise<void> {
     const names = [...Deno.readDirSync(this.folder)].map(({ name }) => name);
     const own = (name: string): boolean => name.startsWith(`xenblk-export-${this.#backend.pid}-`);
-    const left = names.filter((name) => SCRATCH.test(name) && (own(name) || !/^xenblk-export-/.test(name)));
+    // A deletion that was killed at its last step leaves the note that was to lead on from the file that it removed.
+    const isGone = (name: string): boolean => /\.new$/.test(name) && !names.includes(name.replace(NEW_NOTE, ""));
+    const left = names.filter((name) => SCRATCH.test(name) && !isGone(name))
+      .filter((name) => own(name) || !/^xenblk-export-/.test(name));
     assertEquals(left, []);
     // One that a killed process was making is removed with the next one.
     assert(names.filter((name) => name.startsWith("xenblk-export-")).length <= 1, names.join());
