@@ -35,6 +35,8 @@ export function jobMethods(process: ControlledProcess): Handlers {
       const { device, ...wanted } = readParams("backup", BACKUP, params, ["device", "target"]);
       addressOf(process.service, device);
       const { startBackup } = await import("../backup/start.ts");
+      const { checkFree, findTarget } = await import("../backup/target.ts");
+      await checkFree(await findTarget(wanted.target, wanted.format)); // before a raw disk enters its daemon
       const checkDevice = deviceCheck(process.platform, `the backup of ${device}`);
       return await inDaemon(process, device, `back up ${device}`, async () => {
         const { disk, jobs } = diskOf(process, device);

@@ -100,7 +100,9 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   await assertProgress(disk, 200);
   const misnamed = stage.snapshot(backend, "a name");
   await assertRejects(() => misnamed, XenblkError, "Cannot name a snapshot");
-  assert(!/has entered/.test(backend.messages), "the guest has not waited for that");
+  const occupied = stage.call(backend, "backup", { target: stage.image });
+  await assertRejects(() => occupied, XenblkError, "it exists");
+  assert(!/has entered/.test(backend.messages), "the guest has not waited for these");
   const taken = await stage.snapshot(backend, "one");
   assert(taken.disks[0]!.entered!.pausedMs > 0);
   await assertProgress(disk, 200);
