@@ -387,13 +387,14 @@ export class StorageDaemon implements Disposable {
   }
 
   async #connectAtStart(status: Promise<Deno.CommandStatus>): Promise<void> {
-    const { startMs = START_MS } = this.#environment;
+    const { startMs = START_MS, requestMs } = this.#environment;
     const deadline = performance.now() + startMs;
     let ended: Deno.CommandStatus | undefined;
     void status.then((end) => ended = end);
     for (;;) {
       try {
-        await this.#monitor();
+        // A machine on which a daemon starts slowly has it answer its first request slowly, too.
+        await this.#monitor(requestMs ?? deadline - performance.now());
         return;
       } catch (error) {
         if (!(error instanceof QmpAbsentError) && ended === undefined) throw error;
