@@ -6,7 +6,7 @@
 import { errorText, XenblkError } from "../errors.ts";
 import type { DaemonDisks, DaemonDisksOptions } from "./daemon_disks.ts";
 import type { Disk, DiskFile, DiskOwner, DiskRequest } from "./disk.ts";
-import { daemonsDirectory } from "./qemu/directory.ts";
+import { daemonsDirectory, folderOfLock } from "./qemu/directory.ts";
 import { writeLogOwner } from "./write_log/name.ts";
 
 /** What is loaded. */
@@ -47,6 +47,7 @@ export class LazyDaemonDisks implements AsyncDisposable {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#looked = promise;
     try {
+      await this.#removeLocks();
       if (this.#disks === undefined && !await this.#mayBeLeft()) return [];
       const ending = (await this.#load()).endLeftovers(isGone);
       resolve();
@@ -90,6 +91,19 @@ export class LazyDaemonDisks implements AsyncDisposable {
       loading.catch(() => this.#disks = undefined); // what was missing may be there next time
     }
     return this.#disks;
+  }
+
+  /** Those of processes that were killed before their daemon had a directory. */
+  async #removeLocks(): Promise<void> {
+    const { directory, journals } = this.#options;
+    try {
+      for (const name of journals.names()) {
+        const folder = folderOfLock(name);
+        if (folder === undefined) continue;
+        const isThere = await Deno.lstat(`${daemonsDirectory(directory)}/${folder}`).then(() => true, () => false);
+        if (!isThere) journals.lock(name)?.[Symbol.dispose](); // which removes it, unless somebody has it
+      }
+    } catch { /* whoever needs a daemon reports what is wrong */ }
   }
 
   async #mayBeLeft(): Promise<boolean> {

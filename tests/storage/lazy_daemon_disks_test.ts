@@ -3,6 +3,7 @@
  */
 
 import { assertEquals, assertRejects } from "@std/assert";
+import { JournalFiles } from "../../ffi/linux/journal_files.ts";
 import type { DiskRequest } from "../../lib/storage/disk.ts";
 import { LazyDaemonDisks, type LoadedDaemonDisks } from "../../lib/storage/lazy_daemon_disks.ts";
 import { writeLogName } from "../../lib/storage/write_log/name.ts";
@@ -21,10 +22,11 @@ class Stage implements AsyncDisposable {
   readonly loading = Promise.withResolvers<void>();
   readonly disks: LazyDaemonDisks;
 
-  constructor() {
+  /** `keptInFiles`: its journals and locks are files of its directory. */
+  constructor(keptInFiles = false) {
     const options = {
       directory: this.directory,
-      journals: this.platform.journals,
+      journals: keptInFiles ? new JournalFiles(this.directory) : this.platform.journals,
       vhost: { connect: () => Promise.reject(new Error("there is no daemon")) },
       platform: this.platform.descriptor,
       writeLog: true,
@@ -60,6 +62,20 @@ Deno.test("without a daemon nothing is loaded, with no directory and with an emp
   stage.platform.journals.open("vbd3-1-51712-0", 4096);
   assertEquals(await stage.disks.endLeftovers(() => true), []);
   assertEquals(stage.calls, []);
+});
+
+Deno.test("the lock of a daemon that never had a directory is removed, unless somebody has it", async () => {
+  await using stage = new Stage(true);
+  const { directory } = stage;
+  const journals = new JournalFiles(directory);
+  using _held = journals.lock("daemon.8.lock");
+  for (const name of ["daemon.7.lock", "daemon.9.lock", "other.7.lock"]) {
+    Deno.writeTextFileSync(`${directory}/${name}`, "");
+  }
+  Deno.mkdirSync(`${directory}/daemons/9`, { recursive: true });
+  stage.loading.resolve();
+  await stage.disks.endLeftovers(() => true);
+  assertEquals(journals.names().toSorted(), ["daemon.8.lock", "daemon.9.lock", "other.7.lock"]);
 });
 
 Deno.test("the first disk loads it, once, and it is disposed", async () => {

@@ -1,7 +1,6 @@
 /**
  * The storage daemons of this process's guests: one for each guest, which its disks share, or one for each disk. A lock
- * gives a daemon to one process of ours. A process that finds the guest's daemon with another one (`xenblk attach` beside
- * `serve`) has one of its own for the disk. What an earlier process left is found by the record in the run directory.
+ * gives a daemon to one process of ours; others have their own. What an earlier process left is known by its record.
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../../clock.ts";
@@ -13,6 +12,7 @@ import { endsWithin } from "../../within.ts";
 import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
 import { StorageDaemon } from "./daemon.ts";
+import { lockName } from "./directory.ts";
 import { endStrays, endUnfinished, lostDisks, removeUnfinishedOverlay } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
@@ -20,7 +20,7 @@ import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { busy, fail, notPermitted, processEnds } from "./refusals.ts";
-import { directoryName, guestOfDirectory, isOtherGuest, lockName, mentions, RunDirectory } from "./record.ts";
+import { directoryName, guestOfDirectory, isOtherGuest, mentions, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
 import type { DaemonEnvironment } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";

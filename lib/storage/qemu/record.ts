@@ -113,11 +113,6 @@ export function directoryName(guest: number, device?: string): string {
   return device === undefined ? `${guest}` : `${guest}.${fileName(device)}`;
 }
 
-/** The lock of the daemon of a folder, in the store of journals. */
-export function lockName(directory: string): string {
-  return `daemon.${directory}.lock`;
-}
-
 /** The guest of a folder with that name; undefined if it is no daemon's. */
 export function guestOfDirectory(name: string): number | undefined {
   const guest = /^(0|[1-9]\d{0,4})(?:\.[A-Za-z0-9_.-]+)?$/.exec(name)?.[1];
