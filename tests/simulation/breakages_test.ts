@@ -22,7 +22,8 @@ const NOTICED: Readonly<Record<string, RegExp>> = {
   "a latch that does not latch": /after a flush of this disk had failed/,
   "a latch that the next process forgets": /after a flush of this disk had failed/,
   "a journal that forgets responses": /not in flight|not recovered|no request asks for/,
-  "a ring that moves with requests in flight": /was closed with \d+ in flight|was used while it is in flight/,
+  "a ring that moves with requests in flight":
+    /was closed with \d+ in flight|was used while it is in flight|connected with \d+ requests in flight/,
   "an image that is not locked": /of a process that was killed/,
   "an image that is never closed": /disk-\d is open \d+ times/,
   "one thread for the storage calls of all disks": /while another disk hangs, a guest waits until it is/,

@@ -41,6 +41,7 @@ for (
     const options = { sizeBytes: IMAGE_BYTES, folder: folder.path, shape: TWO_RINGS };
     const { disk, device, image } = await newDisk(xen, guest, "disk.img", options);
     await disk.connect();
+    await backend.says(/connected:/); // both rings are open by then
     const before = await backend.holdings();
     await disk.startLoad(ORDERED);
     await backend.says(/moved \d+ times/, 150_000);
