@@ -116,7 +116,7 @@ fio_reads() {
 fio_reads 5
 note "without a limit: fio got $iops reads a second"
 # The limit has to bite. On a machine that is too busy for 500 a second it is half of what there is.
-limit="$(awk -v free="$iops" 'BEGIN { print free >= 700 ? 500 : int(free / 2) }')"
+limit="$(awk -v free="$iops" 'BEGIN { print (free >= 700 ? 500 : int(free / 2)) }')"
 xenblk limit alpha xvdc --iops "$limit"
 fio_reads 20
 python3 -c 'import sys; got, limit = map(float, sys.argv[1:]); sys.exit(abs(got - limit) > limit / 20)' "$iops" "$limit" ||
