@@ -30,10 +30,10 @@ export const limit = defineVerb({
   permissions: "--allow-ffi --allow-env --allow-net, and --allow-read and --allow-write of /run/xenblk.",
   examples: ["xenblk limit web xvdb", "xenblk limit web xvdb --iops 500 --bytes-per-second 10M"],
   async run({ host, output }, options, operands): Promise<number> {
+    const named = limitsOf(options); // what is wrong with them is said where there is no Xen, too
     using store = (await host.openNativePlatform()).openXenstore();
     const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
     using client = await clientOfServing(found, "limit");
-    const named = limitsOf(options);
     const { limits, by } = await client.call("limit", { device: deviceLabel(found.device), limits: named });
     if (options.json) output.json({ ...namedDisk(found), limits, ...(by === undefined ? {} : { by }) });
     else {

@@ -75,6 +75,7 @@ Deno.test("wrong operands are usage errors before Xen is looked for, whatever th
     [["attach", "web", "null:1M", "--engine=uring"], "engine uring does not serve this format"],
     [["attach", "web", "access=ro,target=disk.img", "--shared"], "Cannot share a disk that is read-only"],
     [["attach", "web", "disk.img", "--filter=throtle"], 'Cannot use filter "throtle": there is none of that name'],
+    [["limit", "web", "xvda", "--iops=5", "--read-iops=4"], "Cannot use limits: requests are limited together"],
     [["serve", "--filter", "error,errno=EFOO"], "Cannot use filter error: errno takes the name of an error"],
     [["dry-run", "--filter", "delay,read=1h"], "Cannot use filter delay: read takes a number from 0 to 3600000"],
     [["detach", "web", "disk1"], 'Cannot use virtual device "disk1"'],
