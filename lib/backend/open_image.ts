@@ -10,6 +10,7 @@ import { XenstoreError } from "../hypervisor.ts";
 import { filesOf } from "../storage/disk.ts";
 import { StorageSilentError } from "../storage/image/file_threads.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
+import { QmpAbsentError } from "../storage/qemu/silence.ts";
 import { featureNodes, imageModeNodes } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { Image, Outcome } from "../xenbus/transitions.ts";
@@ -50,7 +51,10 @@ async function changeDisc(
   description: DeviceDescription,
 ): Promise<OpenImage> {
   try {
-    const image = await resources.openImage(description);
+    const image = await resources.openImage(description).catch((reason) => {
+      if (!(reason instanceof QmpAbsentError)) throw reason;
+      return resources.openImage(description); // its storage daemon died meanwhile; another one takes its place
+    });
     error.retract(nodes, "disc");
     log.info(`the drive has ${image.disk.description}`);
     return image;

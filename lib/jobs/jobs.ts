@@ -10,7 +10,7 @@ import { errorText, XenblkError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { DiskDaemon } from "../storage/disk.ts";
 import { identify, isAlive } from "../storage/qemu/process.ts";
-import { QmpSilentError } from "../storage/qemu/qmp.ts";
+import { QmpSilentError } from "../storage/qemu/silence.ts";
 import { endsWithin } from "../within.ts";
 import { isActive, type JobEnd, type JobKinds, type JobOrder, type JobReport } from "./job.ts";
 import { CANCELLED, type DaemonJob, jobsOf, stateOf } from "./daemon_jobs.ts";

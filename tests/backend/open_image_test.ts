@@ -3,6 +3,7 @@
  * a frontend see how it stands, an image that does not open is retried, and a disc can be changed.
  */
 
+import { QmpAbsentError } from "../../lib/storage/qemu/silence.ts";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import type { DiskRequest } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
@@ -155,6 +156,20 @@ Deno.test("a disc that cannot be opened leaves the guest an empty drive, and peo
     assertEquals([rig.backend(device, "error"), kind.status()[0]!.error], [undefined, undefined]);
   }
   await rig.says("the drive has null:2M");
+});
+
+Deno.test("a disc whose storage daemon dies while it is opened is opened by the next one", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ cdrom: true, readOnly: true, params: "null:1M" });
+  rig.serve();
+  await rig.frontend(device).connect();
+  await rig.idle(device);
+  let deaths = 0;
+  rig.beforeOpen = () => deaths++ === 0 ? Promise.reject(new QmpAbsentError("it has ended")) : Promise.resolve();
+  rig.toolstack.write(`${backendPath(device)}/params`, "null:2M");
+  await until("it has the disc", () => rig.backend(device, "sectors") === "4096");
+  await rig.idle(device);
+  assertEquals([deaths, rig.backend(device, "error")], [2, undefined]);
 });
 
 Deno.test("a disc that could not be opened is forgotten once the guest starts over and has another one", async () => {

@@ -16,7 +16,8 @@ import { endCommit } from "./commit_job.ts";
 import { DaemonFiles } from "./placing.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
-import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
+import { QmpConnection, QmpError, type QmpObject } from "./qmp.ts";
+import { QmpAbsentError, QmpSilentError } from "./silence.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
 import { closeDisk, endExport, type Execute, removeAdded } from "./removal.ts";
 import {

@@ -4,6 +4,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { QmpAbsentError, QmpSilentError } from "./silence.ts";
 import { printable } from "../../log.ts";
 
 /** How long a daemon may take to answer a request. */
@@ -31,12 +32,6 @@ export class QmpError extends XenblkError {
     super(`${command}${subject === undefined ? "" : ` of ${subject}`}: ${description}`);
   }
 }
-
-/** A daemon did not answer in time, answered nonsense, or ended the connection. */
-export class QmpSilentError extends XenblkError {}
-
-/** Nothing listens at the daemon's socket. */
-export class QmpAbsentError extends QmpSilentError {}
 
 /** How to connect. */
 export interface QmpOptions {

@@ -4,13 +4,8 @@
  */
 
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
-import {
-  QmpAbsentError,
-  QmpConnection,
-  QmpError,
-  type QmpObject,
-  QmpSilentError,
-} from "../../../lib/storage/qemu/qmp.ts";
+import { QmpConnection, QmpError, type QmpObject } from "../../../lib/storage/qemu/qmp.ts";
+import { QmpAbsentError, QmpSilentError } from "../../../lib/storage/qemu/silence.ts";
 
 const GREETING = `{"QMP": {"version": {}, "capabilities": []}}\r\n`;
 
