@@ -62,6 +62,7 @@ const DOORS = [
   "lib/storage/plugin/settings.ts",
   "lib/storage/qemu/allow.ts",
   "lib/storage/qemu/directory.ts",
+  "lib/storage/qemu/silence.ts",
   "lib/storage/serving.ts",
   "lib/storage/write_log/name.ts",
   "lib/toolstack/disks_in_use.ts",
