@@ -5,7 +5,7 @@
  * refusal.ts.
  */
 
-import { SECTOR_BYTES } from "../units.ts";
+import { SECTOR_BYTES, SECTOR_SHIFT } from "../units.ts";
 import {
   type AbiLayout,
   DISCARD_SECURE,
@@ -159,7 +159,7 @@ export function decodeRequest(
     byteOffset + abi.segmentsOffset,
     slots,
     slot * slots.maxSegments,
-    Math.min(wireCount, fitting),
+    wireCount < fitting ? wireCount : fitting, // Math.min would go through floating point
   );
 }
 
@@ -313,7 +313,7 @@ function acceptWithoutData(slots: RequestSlots, slot: number): number {
 
 /** Requests with data: segments, alignment, end of the disk. */
 function checkSegments(slots: RequestSlots, slot: number, count: number, limits: DiskLimits): number {
-  const alignMask = limits.logicalSectorBytes / SECTOR_BYTES - 1;
+  const alignMask = (limits.logicalSectorBytes >>> SECTOR_SHIFT) - 1;
   let misaligned = slots.sectorLow[slot]! & alignMask;
   let total = 0;
   const end = slot * slots.maxSegments + count;
