@@ -59,6 +59,8 @@ export const RSP_EVENT_WORD = 3;
 
 /** Bytes of `struct blkif_request_segment`. */
 export const SEGMENT_SIZE_BYTES = 8;
+/** The same in 32-bit words. */
+export const SEGMENT_WORDS = SEGMENT_SIZE_BYTES / 4;
 /** Offset of `first_sect` (u8) in a segment. */
 export const SEGMENT_FIRST_SECTOR_OFFSET = 4;
 /** Offset of `last_sect` (u8) in a segment. */

@@ -14,11 +14,9 @@ import {
   RingError,
   RSP_EVENT_WORD,
   RSP_PROD_WORD,
-  SEGMENT_SIZE_BYTES,
+  SEGMENT_WORDS,
   slotsOfMemory,
 } from "./abi.ts";
-
-const SEGMENT_WORDS = SEGMENT_SIZE_BYTES >>> 2;
 
 /**
  * The backend's end of a ring, for one thread. Nothing is allocated after construction. Private indices are i32,

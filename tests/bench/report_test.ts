@@ -44,6 +44,7 @@ const RING: RingResult = {
   typescriptNs: [250, 200, 9000],
   pairNs: [250, 300],
   cNs: [100, 100, 100],
+  cPairNs: [110],
   steady: { requests: 1_000_000, collections: 0, heapGrowthBytes: 1024, residentGrowthBytes: 0 },
 };
 
