@@ -39,6 +39,8 @@ const P50_TO_C = 1.05;
 const WARM_MS = 150;
 const COLD_MS = 400;
 const PAUSE_MS = 150;
+/** After a second a process is at its speed, apart from noise. */
+const WARM_SHARE = 0.95;
 
 /** All goals with figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
@@ -104,6 +106,9 @@ export function judgeStart(result: StartResult | undefined): Verdict[] {
     medianMs("start to InitWait, warm", result.warm.map(({ initWaitMs }) => initWaitMs), WARM_MS),
     medianMs("start to InitWait, cold", result.cold.map(({ initWaitMs }) => initWaitMs), COLD_MS),
     medianMs("pause of a restart under load", result.pausesMs, PAUSE_MS),
+    ...result.speeds.flatMap(({ case: name, second }) =>
+      atLeast(`${name}, the second second of a fresh process: of the fourth's rate`, median(second), WARM_SHARE)
+    ),
   ];
 }
 

@@ -183,7 +183,8 @@ function pluginPlan({ quick, rounds, seconds, serve }: Options): Omit<PluginPlan
 
 function startPlan({ quick, rounds, serve }: Options): Omit<StartPlan, "program"> {
   const runs = rounds ?? (quick ? 3 : 20);
-  return { warmStarts: runs, coldStarts: runs, restarts: runs, serveArguments: wordsOf(serve) };
+  const [processes, secondMs] = [Math.min(runs, 5), quick ? 300 : 1000];
+  return { warmStarts: runs, coldStarts: runs, restarts: runs, processes, secondMs, serveArguments: wordsOf(serve) };
 }
 
 function wordsOf(text = ""): string[] {

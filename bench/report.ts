@@ -66,7 +66,7 @@ export function renderReport(report: BenchReport): string {
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
     ...(fair?.result === undefined ? [] : [renderFair(fair.result)]),
-    ...(start?.result === undefined ? [] : [renderStart(start.result)]),
+    ...(start?.result === undefined ? [] : [renderStart(start.result), renderSpeeds(start.result)]),
     ...(verdicts.length === 0 ? [] : [goals]),
     renderLines("Left out: ", leftOutOf(report)),
     renderLines("Failed: ", failuresOf(report)),
@@ -237,6 +237,16 @@ function renderStart({ warm, cold, pausesMs }: StartResult): string {
     ...rows("the program's files not in the page cache", cold),
     row("pause of a guest under load at a restart", pausesMs),
   ]);
+}
+
+function renderSpeeds({ speeds }: StartResult): string {
+  const columns = [{ heading: "A FRESH PROCESS" }, ...["FIRST SECOND", "SECOND SECOND"].map(right)];
+  const rows = speeds.map(({ case: name, first, second }) => [
+    `${name}, of the fourth second's rate`,
+    decimals(median(first), 2),
+    decimals(median(second), 2),
+  ]);
+  return renderTable(columns, rows);
 }
 
 function renderPlugins({ results }: PluginReport): string {

@@ -1,6 +1,7 @@
 /**
  * The part `start` of the bench: how soon the program of the packages offers a disk that a toolstack wrote, with its
- * files in the page cache and without, and how long a restart under load keeps a guest waiting.
+ * files in the page cache and without, how long a restart under load keeps a guest waiting, and how soon a fresh process
+ * is at its speed.
  */
 
 import { NativeXenstore } from "../ffi/xen/xenstore.ts";
@@ -12,12 +13,16 @@ import { attach, BackendProcess, sparseImage } from "../tests/native/serve/backe
 import { killAgainAndAgain } from "../tests/native/serve/kill_loop.ts";
 import { NARROW } from "../tests/native/serve/scenes.ts";
 import type { PackedProgram } from "./packed_program.ts";
+import { runWarm, type WarmResult } from "./warm.ts";
 
 /** How often. */
 export interface StartPlan {
   readonly warmStarts: number;
   readonly coldStarts: number;
   readonly restarts: number;
+  /** Fresh processes whose first seconds are measured, and the length of such a second. */
+  readonly processes: number;
+  readonly secondMs: number;
   readonly program: PackedProgram;
   /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
@@ -38,6 +43,7 @@ export interface StartResult {
   readonly cold: readonly Start[];
   /** The guest's longest time without a response at each restart by TERM. */
   readonly pausesMs: readonly number[];
+  readonly speeds: readonly WarmResult[];
 }
 
 /** The figures, or the reason why there are none. */
@@ -61,7 +67,7 @@ export async function runStart(plan: StartPlan, progress: (text: string) => void
   if (outcome.errors + outcome.miscompares + outcome.unanswered > 0) {
     throw new XenblkError(`Cannot measure restarts: the guest saw faults: ${JSON.stringify(outcome)}`);
   }
-  return { result: { warm, cold, pausesMs }, leftOut: [] };
+  return { result: { warm, cold, pausesMs, speeds: await runWarm(plan, progress) }, leftOut: [] };
 }
 
 /** Starts with warm files, then with cold ones. The first start of all fills caches and does not count. */
