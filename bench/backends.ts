@@ -13,6 +13,7 @@ import { attach, BackendProcess } from "../tests/native/serve/backend.ts";
 import type { GuestDisk, GuestProcess } from "../tests/native/serve/guest.ts";
 import type { LoadedDisk } from "./guest.ts";
 import { opensDirectly } from "./machine.ts";
+import type { PackedProgram } from "./packed_program.ts";
 import { buildReference, ReferenceProcess } from "./reference.ts";
 
 /** Segments of a direct request. */
@@ -71,9 +72,10 @@ export function qemuPath(paths: readonly string[] = QEMU_PATHS): string | undefi
   });
 }
 
-/** Starts `serve` for one kind of devices, in a run directory of its own. */
+/** Starts the program's `serve` for one kind of devices, in a run directory of its own. */
 export async function startServe(
   host: BackendHost,
+  { command }: PackedProgram,
   kind: string,
   disks: readonly DiskToServe[],
   args: readonly string[],
@@ -83,7 +85,7 @@ export async function startServe(
   await Deno.mkdir(directory);
   undo.defer(() => endDaemons(directory));
   const environment = ["env", `XENBLK_JOURNAL_DIR=${directory}`];
-  const backend = undo.use(new BackendProcess(host.xen, ["serve", "--kind", kind, ...args], environment));
+  const backend = undo.use(new BackendProcess(host.xen, ["serve", "--kind", kind, ...args], environment, 0, command));
   const devices = [];
   for (const disk of disks) {
     const path = await attachDisk(host, kind, disk);

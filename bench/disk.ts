@@ -27,6 +27,7 @@ import {
 } from "./cases.ts";
 import { missingFio, runFio } from "./fio.ts";
 import { type LoadedDisk, runGuest } from "./guest.ts";
+import type { PackedProgram } from "./packed_program.ts";
 import type { Measurement, Sample } from "./samples.ts";
 import { findStorage, type Image, makeImage, makeQcow2, missingQemuImg, writeBack } from "./storage.ts";
 
@@ -43,6 +44,7 @@ export interface DiskPlan {
   readonly directory: string;
   /** Options of the qcow2 images, as `qemu-img -o` takes them. */
   readonly qcow2: string;
+  readonly program: PackedProgram;
   /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
   /** Ends the run after the current round. */
@@ -206,13 +208,13 @@ class DiskBench {
     image: Image,
     disks: readonly DiskToServe[],
   ): Promise<RunningBackend> {
-    const { serveArguments } = this.#plan;
+    const { program, serveArguments } = this.#plan;
     const cache = image.direct && name !== "null" ? ["--cache", "none"] : [];
     const own = name === "unlogged" ? ["--no-write-log"] : name === "filtered" ? IDLE_FILTERS : [];
     if (name === "qemu") return startQemu(host, disks);
     if (name === "c") return startReference(host, disks);
     const kind = name === "xenblk" ? "vbd3" : `vbd${name}`;
-    return startServe(host, kind, disks, [...cache, ...own, ...serveArguments]);
+    return startServe(host, program, kind, disks, [...cache, ...own, ...serveArguments]);
   }
 
   async #startBackend(what: string, start: () => Promise<RunningBackend>): Promise<RunningBackend | undefined> {

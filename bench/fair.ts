@@ -11,10 +11,12 @@ import { frontendPath } from "../lib/xenbus/paths.ts";
 import { missingParts, NativeXen } from "../tests/native/harness.ts";
 import { attach, BackendProcess, sparseImage } from "../tests/native/serve/backend.ts";
 import { type GuestDisk, GuestProcess } from "../tests/native/serve/guest.ts";
+import type { PackedProgram } from "./packed_program.ts";
 
 /** What to measure, and how long. */
 export interface FairPlan {
   readonly roundMs: number;
+  readonly program: PackedProgram;
   /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
 }
@@ -63,7 +65,8 @@ export async function runFair(plan: FairPlan, progress: (text: string) => void):
   const missing = missingParts() ?? (navigator.hardwareConcurrency < 2 ? "there is one processor only" : undefined);
   if (missing !== undefined) return { result: undefined, leftOut: [`fairness: ${missing}`] };
   await using xen = await NativeXen.start();
-  await using backend = new BackendProcess(xen, ["serve", "--workers", "1", ...plan.serveArguments], SERVE_ON);
+  const { program: { command }, serveArguments } = plan;
+  await using backend = new BackendProcess(xen, ["serve", "--workers", "1", ...serveArguments], SERVE_ON, 0, command);
   await backend.says(/serving/);
   await using guests = new AsyncDisposableStack();
   const others = ["taskset", "-c", `1-${navigator.hardwareConcurrency - 1}`];

@@ -38,9 +38,15 @@ export interface FiguresPlan {
 const REQUEST_NS = 333;
 const MOST_SHARE = 0.02;
 
-/** Measures all patterns in a process of its own. Throws Error with its message if it fails. */
-export async function runFigures({ rounds, requestsPerRound }: FiguresPlan): Promise<FiguresCost[]> {
-  const program = new URL("./figures_process.ts", import.meta.url).pathname;
+/** The program that measures them, a module of bench/. */
+export const FIGURES_PROGRAM = "figures_process.ts";
+
+/** Measures all patterns in a process of its own, whose joined modules are in a directory. Throws if it fails. */
+export async function runFigures(
+  directory: string,
+  { rounds, requestsPerRound }: FiguresPlan,
+): Promise<FiguresCost[]> {
+  const program = `${directory}/${FIGURES_PROGRAM}`;
   const args = ["run", "-A", "--no-check", V8_FLAGS, program, `${rounds}`, `${requestsPerRound}`];
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, stdin: "null" }).output();
   const [text, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));

@@ -15,6 +15,7 @@ import { writePlot } from "./plot.ts";
 import { type BenchReport, failuresOf, jsonReport, renderReport } from "./report.ts";
 import { runFair } from "./fair.ts";
 import { runMany } from "./many.ts";
+import { packProgram } from "./packed_program.ts";
 import { runPlugin } from "./plugin.ts";
 import { runRing } from "./ring.ts";
 import { runStart } from "./start.ts";
@@ -51,13 +52,24 @@ async function measure(options: BenchOptions, signal: AbortSignal): Promise<Benc
   const before = await readLoad();
   const machine = await describeMachine(programs);
   const ring = options.ring === undefined ? undefined : await runRing(options.ring, say);
-  const disk = options.disk === undefined ? undefined : await runDisk({ ...options.disk, signal }, say);
-  const many = options.many === undefined || signal.aborted ? undefined : await runMany(options.many, say);
-  const plugin = options.plugin === undefined || signal.aborted
-    ? undefined
-    : await runPlugin({ ...options.plugin, signal }, say);
+  const { disk, many, plugin, fair, start } = options;
+  if ([disk, many, plugin, fair, start].every((plan) => plan === undefined)) {
+    const nothing = { disk: undefined, many: undefined, plugin: undefined };
+    return { machine, load: { before, after: await readLoad() }, ring, ...nothing };
+  }
+  say("packing the program");
+  await using program = await packProgram();
+  const shared = { program, signal };
+  const run = async <Plan, Report>(
+    plan: Plan | undefined,
+    part: (plan: Plan & typeof shared, progress: typeof say) => Promise<Report>,
+  ): Promise<Report | undefined> =>
+    plan === undefined || signal.aborted ? undefined : await part({ ...plan, ...shared }, say);
+  const loaded = {
+    disk: await run(disk, runDisk),
+    many: await run(many, runMany),
+    plugin: await run(plugin, runPlugin),
+  };
   const load = { before, after: await readLoad() };
-  const fair = options.fair === undefined || signal.aborted ? undefined : await runFair(options.fair, say);
-  const start = options.start === undefined || signal.aborted ? undefined : await runStart(options.start, say);
-  return { machine, load, ring, disk, many, plugin, fair, start };
+  return { machine, load, ring, ...loaded, fair: await run(fair, runFair), start: await run(start, runStart) };
 }

@@ -12,6 +12,7 @@ import { attach, BackendProcess, sparseImage } from "../tests/native/serve/backe
 import { type GuestDisk, GuestProcess } from "../tests/native/serve/guest.ts";
 import { type WorkerUsage, workerUsage } from "../tests/native/serve/threads.ts";
 import { processorSeconds, residentBytes } from "./machine.ts";
+import type { PackedProgram } from "./packed_program.ts";
 
 /** What to measure, and how long. */
 export interface ManyPlan {
@@ -20,6 +21,7 @@ export interface ManyPlan {
   /** Duration of the idle time, and of the load. */
   readonly idleMs: number;
   readonly loadMs: number;
+  readonly program: PackedProgram;
   /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
 }
@@ -69,7 +71,8 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
   progress(`many disks: connecting ${plan.domains * plan.disksPerDomain}`);
   await using xen = await NativeXen.start();
   const trace = `${xen.directory}/gc.log`;
-  await using backend = new BackendProcess(xen, ["serve", ...plan.serveArguments], tracedTo(trace));
+  const { program: { command }, serveArguments } = plan;
+  await using backend = new BackendProcess(xen, ["serve", ...serveArguments], tracedTo(trace), 0, command);
   await backend.says(/serving/);
   const before = residentBytes(backend.pid);
   await using guests = new AsyncDisposableStack();

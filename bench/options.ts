@@ -80,11 +80,11 @@ const FACE = {
 /** The plan of a run. */
 export interface BenchOptions {
   readonly ring: RingPlan | undefined;
-  readonly disk: Omit<DiskPlan, "signal"> | undefined;
-  readonly many: ManyPlan | undefined;
-  readonly fair: FairPlan | undefined;
-  readonly plugin: Omit<PluginPlan, "signal"> | undefined;
-  readonly start: StartPlan | undefined;
+  readonly disk: Omit<DiskPlan, "signal" | "program"> | undefined;
+  readonly many: Omit<ManyPlan, "program"> | undefined;
+  readonly fair: Omit<FairPlan, "program"> | undefined;
+  readonly plugin: Omit<PluginPlan, "signal" | "program"> | undefined;
+  readonly start: Omit<StartPlan, "program"> | undefined;
   readonly plot: string | undefined;
   readonly json: boolean;
   readonly quiet: boolean;
@@ -141,7 +141,7 @@ function ringPlan(quick: boolean): RingPlan {
   };
 }
 
-function diskPlan(options: Options): Omit<DiskPlan, "signal"> {
+function diskPlan(options: Options): Omit<DiskPlan, "signal" | "program"> {
   const { quick, plot } = options;
   const named = options.cases ?? (plot === undefined ? undefined : CASES);
   const cases = new Map(named?.map((one) => [one.name, one]));
@@ -159,7 +159,7 @@ function diskPlan(options: Options): Omit<DiskPlan, "signal"> {
   };
 }
 
-function manyPlan({ quick, serve }: Options): ManyPlan {
+function manyPlan({ quick, serve }: Options): Omit<ManyPlan, "program"> {
   return {
     domains: quick ? 4 : 16,
     disksPerDomain: 4,
@@ -169,11 +169,11 @@ function manyPlan({ quick, serve }: Options): ManyPlan {
   };
 }
 
-function fairPlan({ quick, seconds, serve }: Options): FairPlan {
+function fairPlan({ quick, seconds, serve }: Options): Omit<FairPlan, "program"> {
   return { roundMs: (seconds ?? (quick ? 0.5 : 5)) * 1000, serveArguments: wordsOf(serve) };
 }
 
-function pluginPlan({ quick, rounds, seconds, serve }: Options): Omit<PluginPlan, "signal"> {
+function pluginPlan({ quick, rounds, seconds, serve }: Options): Omit<PluginPlan, "signal" | "program"> {
   return {
     rounds: rounds ?? (quick ? 1 : 5),
     roundMs: (seconds ?? (quick ? 0.3 : 1)) * 1000,
@@ -181,9 +181,10 @@ function pluginPlan({ quick, rounds, seconds, serve }: Options): Omit<PluginPlan
   };
 }
 
-function startPlan({ quick, rounds, serve }: Options): StartPlan {
+function startPlan({ quick, rounds, serve }: Options): Omit<StartPlan, "program"> {
   const runs = rounds ?? (quick ? 3 : 20);
-  return { warmStarts: runs, coldStarts: runs, restarts: runs, serveArguments: wordsOf(serve) };
+  const [processes, secondMs] = [Math.min(runs, 5), quick ? 300 : 1000];
+  return { warmStarts: runs, coldStarts: runs, restarts: runs, processes, secondMs, serveArguments: wordsOf(serve) };
 }
 
 function wordsOf(text = ""): string[] {

@@ -9,12 +9,14 @@ import { GuestProcess } from "../tests/native/serve/guest.ts";
 import { type DiskToServe, startServe } from "./backends.ts";
 import { type DiskCase, diskCase, ringPagesFor } from "./cases.ts";
 import { runGuest } from "./guest.ts";
+import type { PackedProgram } from "./packed_program.ts";
 import type { Sample } from "./samples.ts";
 
 /** What to measure, and how long. */
 export interface PluginPlan {
   readonly rounds: number;
   readonly roundMs: number;
+  readonly program: PackedProgram;
   /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
   /** Ends the run after the current round. */
@@ -80,7 +82,7 @@ async function measure(plan: PluginPlan, progress: (text: string) => void): Prom
     return { key, pages, params, directPath: undefined, shared: false };
   });
   const args = ["--allow-image", `plugin:${pathOf("")}*`, ...plan.serveArguments];
-  const { disks, lacks } = started.use(await startServe({ xen, guest }, "vbd3", wanted, args));
+  const { disks, lacks } = started.use(await startServe({ xen, guest }, plan.program, "vbd3", wanted, args));
   for (const why of lacks.values()) throw new XenblkError(`Cannot measure plugins: ${why}`);
   const results: PluginResult[] = [];
   for (const one of CASES) {

@@ -66,7 +66,7 @@ export function renderReport(report: BenchReport): string {
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
     ...(fair?.result === undefined ? [] : [renderFair(fair.result)]),
-    ...(start?.result === undefined ? [] : [renderStart(start.result)]),
+    ...(start?.result === undefined ? [] : [renderStart(start.result), renderSpeeds(start.result)]),
     ...(verdicts.length === 0 ? [] : [goals]),
     renderLines("Left out: ", leftOutOf(report)),
     renderLines("Failed: ", failuresOf(report)),
@@ -110,8 +110,15 @@ function leftOutOf({ ring, disk, many, plugin, fair, start }: BenchReport): stri
   return [ring, disk, many, plugin, fair, start].flatMap((part) => part?.leftOut ?? []);
 }
 
-function named({ typescript, c, ratio, pairRatio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
-  return { typescriptPerSecond: typescript, cPerSecond: c, ratioToC: ratio, twoQueuesToOne: pairRatio };
+function named(rates: ReturnType<typeof ringRates>): Record<string, number | undefined> {
+  const { typescript, c, ratio, pairRatio, cPairRatio } = rates;
+  return {
+    typescriptPerSecond: typescript,
+    cPerSecond: c,
+    ratioToC: ratio,
+    twoQueuesToOne: pairRatio,
+    twoOfCToOne: cPairRatio,
+  };
 }
 
 function renderRing({ results }: RingReport): string {
@@ -123,6 +130,7 @@ function renderRing({ results }: RingReport): string {
       "C ns/REQUEST",
       "RATE OF C's",
       "TWO QUEUES",
+      "TWO OF C",
       "COLLECTIONS",
       "HEAP GROWTH",
       "OVER REQUESTS",
@@ -130,7 +138,7 @@ function renderRing({ results }: RingReport): string {
       .map(right),
   ];
   const rows = results.map((result) => {
-    const { typescript, c, ratio, pairRatio } = ringRates(result);
+    const { typescript, c, ratio, pairRatio, cPairRatio } = ringRates(result);
     const { collections, heapGrowthBytes, requests } = result.steady;
     return [
       `${result.segments} ${result.segments === 1 ? "segment" : "segments"}`,
@@ -139,6 +147,7 @@ function renderRing({ results }: RingReport): string {
       c === undefined ? UNKNOWN : (1e9 / c).toFixed(0),
       decimals(ratio, 2),
       decimals(pairRatio, 2),
+      decimals(cPairRatio, 2),
       String(collections),
       `${(heapGrowthBytes / 1024).toFixed(1)} KiB`,
       String(requests),
@@ -228,6 +237,16 @@ function renderStart({ warm, cold, pausesMs }: StartResult): string {
     ...rows("the program's files not in the page cache", cold),
     row("pause of a guest under load at a restart", pausesMs),
   ]);
+}
+
+function renderSpeeds({ speeds }: StartResult): string {
+  const columns = [{ heading: "A FRESH PROCESS" }, ...["FIRST SECOND", "SECOND SECOND"].map(right)];
+  const rows = speeds.map(({ case: name, first, second }) => [
+    `${name}, of the fourth second's rate`,
+    decimals(median(first), 2),
+    decimals(median(second), 2),
+  ]);
+  return renderTable(columns, rows);
 }
 
 function renderPlugins({ results }: PluginReport): string {

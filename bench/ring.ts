@@ -5,7 +5,8 @@
 
 import { V8_FLAGS } from "../lib/cli/install/plan.ts"; // as the installed command has them
 import { compile, MISSING_COMPILER } from "./compile.ts";
-import { type FiguresCost, type FiguresPlan, runFigures } from "./figures.ts";
+import { FIGURES_PROGRAM, type FiguresCost, type FiguresPlan, runFigures } from "./figures.ts";
+import { joinModules } from "./joined.ts";
 import { median, ratio } from "./statistics.ts";
 
 /** A command for ring_process.ts. */
@@ -45,6 +46,8 @@ export interface RingResult {
   readonly cNs: readonly number[];
   /** The same of two queues on two reactors: the time in which each has carried out one. Empty on one processor. */
   readonly pairNs: readonly number[];
+  /** The same of two C loops at once: what two of these processors gain at all. */
+  readonly cPairNs: readonly number[];
   readonly steady: SteadyState;
 }
 
@@ -66,22 +69,27 @@ export interface RingReport {
   readonly leftOut: readonly string[];
 }
 
+const RING_PROGRAM = "ring_process.ts";
+/** Two C loops run so many rounds at once: they are processes, and do not start at the same moment. */
+const C_PAIR_ROUNDS = 5;
 /** V8 writes this in the trace line of a collection that the program requested. */
 const ASKED_FOR = /\btesting\b/;
 
-/** Requests per second (median), the ratio to C's if C was measured, and that of two queues to one. */
+/** Requests per second (median), the ratio to C's if C was measured, and those of two queues to one, ours and C's. */
 export function ringRates(result: RingResult): {
   typescript: number;
   c: number | undefined;
   ratio: number | undefined;
   pairRatio: number | undefined;
+  cPairRatio: number | undefined;
 } {
   const typescript = 1e9 / median(result.typescriptNs)!;
   const cNs = median(result.cNs);
   const c = cNs === undefined ? undefined : 1e9 / cNs;
-  const pairNs = median(result.pairNs);
-  const pair = pairNs === undefined ? undefined : 2e9 / pairNs;
-  return { typescript, c, ratio: ratio(typescript, c), pairRatio: ratio(pair, typescript) };
+  const ofPair = (ns: number | undefined): number | undefined => ns === undefined ? undefined : 2e9 / ns;
+  const pairRatio = ratio(ofPair(median(result.pairNs)), typescript);
+  const cPairRatio = ratio(ofPair(median(result.cPairNs)), c);
+  return { typescript, c, ratio: ratio(typescript, c), pairRatio, cPairRatio };
 }
 
 /**
@@ -103,8 +111,9 @@ export async function runRing(plan: RingPlan, progress: (text: string) => void):
   try {
     const program = await compile("ring.c", directory);
     const leftOut = program === undefined ? [`the C loop beside the null-I/O ring: ${MISSING_COMPILER}`] : [];
-    await using typescript = new RingProcess();
-    await using pairs = new RingProcess(); // so that its collections do not count
+    await joinModules([RING_PROGRAM, "ring_thread.ts", FIGURES_PROGRAM], directory);
+    await using typescript = new RingProcess(directory);
+    await using pairs = new RingProcess(directory); // so that its collections do not count
     const measured = [];
     for (const segments of plan.segments) {
       progress(`null-I/O ring, ${segments} ${segments === 1 ? "segment" : "segments"}`);
@@ -116,7 +125,7 @@ export async function runRing(plan: RingPlan, progress: (text: string) => void):
       steady: { ...steady, collections: collections[i]! },
     }));
     progress("the cost of the data plane's figures");
-    return { results, figures: await runFigures(plan.figures), leftOut };
+    return { results, figures: await runFigures(directory, plan.figures), leftOut };
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
@@ -147,15 +156,21 @@ async function measure(
   const typescriptNs: number[] = [];
   const cNs: number[] = [];
   const pairNs: number[] = [];
+  const cPairNs: number[] = [];
   for (let i = 0; i < plan.rounds; i++) {
     typescriptNs.push((await typescript.run(round)).ns / requests);
     if (several) pairNs.push((await pairs.run(pair)).ns / requests);
-    if (program !== undefined) cNs.push(await runC(program, segments, requests) / requests);
+    if (program === undefined) continue;
+    cNs.push(await runC(program, segments, requests) / requests);
+    if (!several) continue;
+    const long = C_PAIR_ROUNDS * requests;
+    const both = await Promise.all([runC(program, segments, long), runC(program, segments, long)]);
+    cPairNs.push(Math.max(...both) / long);
   }
   const steadyOrder = { segments, requests: plan.steadyRequests, queues: 1, watchMemory: true };
   const { heapGrowthBytes, residentGrowthBytes } = await typescript.run(steadyOrder);
   const steady = { requests: plan.steadyRequests, heapGrowthBytes, residentGrowthBytes };
-  return { segments, requestsPerRound: requests, typescriptNs, cNs, pairNs, steady };
+  return { segments, requestsPerRound: requests, typescriptNs, cNs, pairNs, cPairNs, steady };
 }
 
 async function runC(program: string, segments: number, requests: number): Promise<number> {
@@ -174,10 +189,10 @@ class RingProcess implements AsyncDisposable {
   #unread = "";
   #ended = false;
 
-  constructor() {
-    const program = new URL("./ring_process.ts", import.meta.url).pathname;
+  /** `directory`: has the joined modules. */
+  constructor(directory: string) {
     this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", `${V8_FLAGS},--trace-gc,--expose-gc`, program],
+      args: ["run", "-A", "--no-check", `${V8_FLAGS},--trace-gc,--expose-gc`, `${directory}/${RING_PROGRAM}`],
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",

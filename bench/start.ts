@@ -1,25 +1,29 @@
 /**
  * The part `start` of the bench: how soon the program of the packages offers a disk that a toolstack wrote, with its
- * files in the page cache and without, and how long a restart under load keeps a guest waiting. What is measured is the
- * code and the command line of the Debian package, not the checkout's sources.
+ * files in the page cache and without, how long a restart under load keeps a guest waiting, and how soon a fresh process
+ * is at its speed.
  */
 
 import { NativeXenstore } from "../ffi/xen/xenstore.ts";
 import { XenblkError } from "../lib/errors.ts";
 import type { DomId } from "../lib/hypervisor.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../lib/xenbus/paths.ts";
-import { readProject } from "../pack/manifest.ts";
-import { packageFiles } from "../pack/package.ts";
 import { missingParts, NativeXen } from "../tests/native/harness.ts";
 import { attach, BackendProcess, sparseImage } from "../tests/native/serve/backend.ts";
 import { killAgainAndAgain } from "../tests/native/serve/kill_loop.ts";
 import { NARROW } from "../tests/native/serve/scenes.ts";
+import type { PackedProgram } from "./packed_program.ts";
+import { runWarm, type WarmResult } from "./warm.ts";
 
 /** How often. */
 export interface StartPlan {
   readonly warmStarts: number;
   readonly coldStarts: number;
   readonly restarts: number;
+  /** Fresh processes whose first seconds are measured, and the length of such a second. */
+  readonly processes: number;
+  readonly secondMs: number;
+  readonly program: PackedProgram;
   /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
 }
@@ -39,6 +43,7 @@ export interface StartResult {
   readonly cold: readonly Start[];
   /** The guest's longest time without a response at each restart by TERM. */
   readonly pausesMs: readonly number[];
+  readonly speeds: readonly WarmResult[];
 }
 
 /** The figures, or the reason why there are none. */
@@ -47,7 +52,6 @@ export interface StartReport {
   readonly leftOut: readonly string[];
 }
 
-const ROOT = new URL("../", import.meta.url).pathname;
 const DOMAIN = 7 as DomId;
 const IMAGE_BYTES = 2 ** 26;
 const PATIENCE_MS = 60_000;
@@ -56,47 +60,19 @@ const PATIENCE_MS = 60_000;
 export async function runStart(plan: StartPlan, progress: (text: string) => void): Promise<StartReport> {
   const missing = missingParts();
   if (missing !== undefined) return { result: undefined, leftOut: [`starts: ${missing}`] };
-  progress("starts: packing the program");
-  const folder = await Deno.makeTempDir({ prefix: "xenblk-bench-start-" });
-  try {
-    const program = await install(folder);
-    const [warm, cold] = await starts(program, folder, plan, progress);
-    progress("starts: restarts under load");
-    const args = plan.serveArguments;
-    const loop = { signal: "SIGTERM", times: plan.restarts, loading: NARROW, args, program } as const;
-    const { pausesMs, outcome } = await killAgainAndAgain(loop);
-    if (outcome.errors + outcome.miscompares + outcome.unanswered > 0) {
-      throw new XenblkError(`Cannot measure restarts: the guest saw faults: ${JSON.stringify(outcome)}`);
-    }
-    return { result: { warm, cold, pausesMs }, leftOut: [] };
-  } finally {
-    await Deno.remove(folder, { recursive: true });
+  const [warm, cold] = await starts(plan, progress);
+  progress("starts: restarts under load");
+  const { restarts: times, serveArguments: args, program: { command: program } } = plan;
+  const { pausesMs, outcome } = await killAgainAndAgain({ signal: "SIGTERM", times, loading: NARROW, args, program });
+  if (outcome.errors + outcome.miscompares + outcome.unanswered > 0) {
+    throw new XenblkError(`Cannot measure restarts: the guest saw faults: ${JSON.stringify(outcome)}`);
   }
-}
-
-/** Writes the program into the folder as the Debian package has it. Returns the command, as that package's launcher. */
-async function install(folder: string): Promise<string[]> {
-  const { files } = await packageFiles(ROOT, readProject(ROOT));
-  for (const [path, text] of files) {
-    if (path.endsWith(".d.ts")) continue;
-    const place = `${folder}/node_modules/xenblk/${path}`;
-    await Deno.mkdir(place.replace(/[^/]+$/, ""), { recursive: true });
-    await Deno.writeTextFile(place, text);
-  }
-  // A copy: pages of a program that runs, as this one does, stay in the page cache.
-  await Deno.copyFile(Deno.execPath(), `${folder}/deno`);
-  const launcher = await Deno.readTextFile(`${ROOT}pack/deb/debian/launcher.sh`);
-  const command = /^exec ([^]*) "\$@"$/m.exec(launcher)?.[1];
-  if (command === undefined) throw new XenblkError("Cannot find the command in pack/deb/debian/launcher.sh");
-  const words = command.replaceAll("\\\n", " ").replaceAll("@PROGRAM@", folder).split(/\s+/);
-  return ["env", `DENO_DIR=${folder}/cache`, "DENO_NO_UPDATE_CHECK=1", ...words];
+  return { result: { warm, cold, pausesMs, speeds: await runWarm(plan, progress) }, leftOut: [] };
 }
 
 /** Starts with warm files, then with cold ones. The first start of all fills caches and does not count. */
 async function starts(
-  program: readonly string[],
-  folder: string,
-  { warmStarts, coldStarts, serveArguments }: StartPlan,
+  { warmStarts, coldStarts, program: { command, folder }, serveArguments }: StartPlan,
   progress: (text: string) => void,
 ): Promise<[Start[], Start[]]> {
   await using xen = await NativeXen.start();
@@ -105,7 +81,7 @@ async function starts(
   const device = await attach(xen, { domain: DOMAIN, params: `aio:${image}` });
   for (const [name, value] of Object.entries(xen.env())) Deno.env.set(name, value);
   using store = new NativeXenstore();
-  const one = async (): Promise<Start> => await start(xen, store, device, [...program, "serve", ...serveArguments]);
+  const one = async (): Promise<Start> => await start(xen, store, device, [...command, "serve", ...serveArguments]);
   const [warm, cold]: [Start[], Start[]] = [[], []];
   await one();
   for (let run = 1; run <= warmStarts; run++) {

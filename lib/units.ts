@@ -8,6 +8,8 @@
  * size (blkif.h).
  */
 export const SECTOR_BYTES = 512;
+/** As a number of bits. */
+export const SECTOR_SHIFT = 9;
 
 /** Bytes of a page, of a grant and of one page of a ring: XEN_PAGE_SIZE. */
 export const PAGE_BYTES = 4096;

@@ -78,6 +78,14 @@ const SYMBOLS = {
     parameters: ["i32", /* fd */ "usize", /* iov */ "i32", /* iovcnt */ "i64" /* offset */],
     result: "i32",
   },
+  pread64: {
+    parameters: ["i32", /* fd */ "usize", /* buf */ "usize", /* count */ "i64" /* offset */],
+    result: "i32",
+  },
+  pwrite64: {
+    parameters: ["i32", /* fd */ "usize", /* buf */ "usize", /* count */ "i64" /* offset */],
+    result: "i32",
+  },
   preadv2: {
     parameters: ["i32", /* fd */ "usize", /* iov */ "i32", /* iovcnt */ "i64", /* offset */ "i32" /* flags */],
     result: "i32",

@@ -53,6 +53,12 @@ const MOST_PIECE_BYTES = 2 ** 30;
 const FAST_PIECE_MS = 1;
 const SLOW_PIECE_MS = 4;
 
+/** Most arguments of 64 bits of a call. */
+const CALL_ARGUMENTS = 3;
+/** Indices of times: when a call began, and when it ended. */
+const CALL_BEGUN = 0;
+const CALL_ENDED = 1;
+
 const ANYTHING_GOES: MemoryRule = { direct: true, asynchronous: true };
 
 /** What a channel needs of the engine. */
@@ -60,6 +66,8 @@ export interface UringHost {
   readonly ring: IoUring;
   makeRoom(): void;
   countUnreaped(count: number): void;
+  /** Stores the monotonic time in milliseconds: see monotonic.ts. */
+  readClock(into: Float64Array, index: number): void;
 }
 
 /** A channel of a {@linkcode UringHost}. */
@@ -102,6 +110,8 @@ export class UringChannel extends TableChannel {
   #looksPaused = 0;
   /** No more operations are submitted together than {@linkcode MOST_READ_AT_ONCE}. */
   #isSingle = false;
+  /** When a call begins, which is when the last one ended, and when it ends: one look at the clock per call. */
+  readonly #clockMs = new Float64Array(2);
   /** Arguments of calls, as 64-bit values and as words. */
   readonly #arguments: NativeMemory;
   readonly #argumentWords: Uint32Array;
@@ -136,9 +146,9 @@ export class UringChannel extends TableChannel {
     this.#unfinished = new Uint32Array(options.depth);
     this.#checks = new CheckLine(options.depth);
     this.#discards = new CheckLine(options.depth);
-    this.#arguments = undo.use(allocate(16));
+    this.#arguments = undo.use(allocate(8 * CALL_ARGUMENTS));
     this.#argumentWords = new Uint32Array(this.#arguments.view.buffer);
-    this.#argumentValues = new BigInt64Array(this.#arguments.view.buffer, 0, 2);
+    this.#argumentValues = new BigInt64Array(this.#arguments.view.buffer, 0, CALL_ARGUMENTS);
     undo.defer(closed);
     this.#owned = undo.move();
   }
@@ -215,6 +225,7 @@ export class UringChannel extends TableChannel {
   #startNext(): void {
     for (let tag = this.#discards.next(); tag !== -1; tag = this.#discards.next()) this.#start(tag);
     for (let tag = this.#checks.next(); tag !== -1; tag = this.#checks.next()) this.#start(tag);
+    this.#clockMs[CALL_BEGUN] = 0; // time passes until the next call
   }
 
   /** Handles a result. True: the operation must be submitted again. */
@@ -330,9 +341,13 @@ export class UringChannel extends TableChannel {
 
   /** Transfers synchronously, in this thread. */
   #callTransfer(tag: number): void {
-    const begun = performance.now();
+    const clockMs = this.#clockMs;
+    if (this.#mayFallBack && clockMs[CALL_BEGUN] === 0) this.#host.readClock(clockMs, CALL_BEGUN);
     while (this.#advance(tag, this.#callOnce(tag))) { /* short, or to be retried */ }
-    if (this.#mayFallBack && performance.now() - begun > SLOW_CALL_MS) this.#callsPaused = OPERATIONS_AFTER_SLOW_CALL;
+    if (!this.#mayFallBack) return;
+    this.#host.readClock(clockMs, CALL_ENDED);
+    if (clockMs[CALL_ENDED]! - clockMs[CALL_BEGUN]! > SLOW_CALL_MS) this.#callsPaused = OPERATIONS_AFTER_SLOW_CALL;
+    clockMs[CALL_BEGUN] = clockMs[CALL_ENDED]!; // of the next one
   }
 
   /** Reads synchronously what is in the page cache, and the rest by the ring. */
@@ -353,15 +368,35 @@ export class UringChannel extends TableChannel {
 
   /** `flags`: RWF_*, of reads. */
   #callOnce(tag: number, flags = 0): number {
-    const count = Math.min(this.table.count[tag]!, MOST_VECTORS);
+    const reading = this.table.operation[tag] === OPERATION.read;
+    const transferred = this.table.count[tag] === 1 && flags === 0
+      ? this.#callPlain(tag, reading)
+      : this.#callVectors(tag, reading, flags);
+    return transferred < 0 ? -errno() : transferred;
+  }
+
+  /** The kernel has less to do for a single range. */
+  #callPlain(tag: number, reading: boolean): number {
+    const words = this.#argumentWords;
+    const iovecs = this.#iovecs;
+    const at = this.table.first[tag]! * IOVEC_WORDS;
+    for (let word = 0; word < IOVEC_WORDS; word++) words[word] = iovecs[at + word]!;
+    this.#setArgument(2, this.table.offsetBytes[tag]!);
     // Compiled code passes 64-bit values that it reads from memory without making objects of them.
+    const values = this.#argumentValues;
+    return reading
+      ? libc().pread64(this.#fd, values[0]!, values[1]!, values[2]!)
+      : libc().pwrite64(this.#fd, values[0]!, values[1]!, values[2]!);
+  }
+
+  #callVectors(tag: number, reading: boolean, flags: number): number {
+    const count = Math.min(this.table.count[tag]!, MOST_VECTORS);
     this.#setArgument(0, this.#iovecsAddress + this.table.first[tag]! * IOVEC_BYTES);
     this.#setArgument(1, this.table.offsetBytes[tag]!);
     const values = this.#argumentValues;
-    const transferred = this.table.operation[tag] === OPERATION.read
+    return reading
       ? libc().preadv2(this.#fd, values[0]!, count, values[1]!, flags)
       : libc().pwritev(this.#fd, values[0]!, count, values[1]!);
-    return transferred < 0 ? -errno() : transferred;
   }
 
   #setArgument(index: number, value: number): void {

@@ -10,6 +10,7 @@ import { enterPark, leavePark } from "../../lib/park_word.ts";
 import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
 import type { UringAttachment } from "../../lib/storage/image/medium.ts";
 import { lowerEventfd } from "../linux/eventfd.ts";
+import { readMonotonicMs } from "../linux/monotonic.ts";
 import { checkDescriptor, NativeParker } from "../linux/park.ts";
 import { UringChannel, type UringHost } from "./channel.ts";
 import { CQE_MORE, IORING_OP, IoUring } from "./ring.ts";
@@ -153,6 +154,11 @@ export class UringEngine implements Parker, UringHost {
   /** For channels: so many operations were completed, or (negative) reaped. */
   countUnreaped(count: number): void {
     this.#unreaped += count;
+  }
+
+  /** For channels. */
+  readClock(into: Float64Array, index: number): void {
+    readMonotonicMs(into, index);
   }
 
   /** Gives all completions to whom they concern, and prepares what follows from them. */

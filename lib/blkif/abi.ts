@@ -59,10 +59,8 @@ export const RSP_EVENT_WORD = 3;
 
 /** Bytes of `struct blkif_request_segment`. */
 export const SEGMENT_SIZE_BYTES = 8;
-/** Offset of `first_sect` (u8) in a segment. */
-export const SEGMENT_FIRST_SECTOR_OFFSET = 4;
-/** Offset of `last_sect` (u8) in a segment. */
-export const SEGMENT_LAST_SECTOR_OFFSET = 5;
+/** The same in 32-bit words. */
+export const SEGMENT_WORDS = SEGMENT_SIZE_BYTES / 4;
 
 /** Returned instead of a count if the other end's producer index is impossible. */
 export const RING_BROKEN = -1;

@@ -16,7 +16,7 @@ import {
   RING_HEADER_BYTES,
   RSP_EVENT_WORD,
   RSP_PROD_WORD,
-  SEGMENT_SIZE_BYTES,
+  SEGMENT_WORDS,
   slotsOfMemory,
 } from "./abi.ts";
 
@@ -126,7 +126,7 @@ export class FrontRing {
     this.#halves[(begin + abi.handleOffset) >>> 1] = fields.handle;
     const count = Math.min(fields.segmentCount, MAX_SEGMENTS_PER_REQUEST);
     let word = (begin + abi.segmentsOffset) >>> 2;
-    for (let i = 0; i < count; i++, word += SEGMENT_SIZE_BYTES / 4) {
+    for (let i = 0; i < count; i++, word += SEGMENT_WORDS) {
       writeSegment(this.#words, word, fields.grefs[i]!, fields.firstSectors[i]!, fields.lastSectors[i]!);
     }
     this.#requestProducer = (this.#requestProducer + 1) | 0;

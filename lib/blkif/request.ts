@@ -5,7 +5,7 @@
  * refusal.ts.
  */
 
-import { SECTOR_BYTES } from "../units.ts";
+import { SECTOR_BYTES, SECTOR_SHIFT } from "../units.ts";
 import {
   type AbiLayout,
   DISCARD_SECURE,
@@ -18,9 +18,7 @@ import {
   OP_WRITE,
   OP_WRITE_BARRIER,
   SECTORS_PER_PAGE,
-  SEGMENT_FIRST_SECTOR_OFFSET,
-  SEGMENT_LAST_SECTOR_OFFSET,
-  SEGMENT_SIZE_BYTES,
+  SEGMENT_WORDS,
   SEGMENTS_PER_INDIRECT_PAGE,
   STATUS_EOPNOTSUPP,
   STATUS_ERROR,
@@ -159,7 +157,7 @@ export function decodeRequest(
     byteOffset + abi.segmentsOffset,
     slots,
     slot * slots.maxSegments,
-    Math.min(wireCount, fitting),
+    wireCount < fitting ? wireCount : fitting, // Math.min would go through floating point
   );
 }
 
@@ -170,13 +168,15 @@ function decodeSegments(
   firstEntry: number,
   count: number,
 ): void {
-  const { u8, u32 } = snapshot;
+  const { u32 } = snapshot;
   const { grefs, firstSector, lastSector } = slots;
-  let segment = byteOffset;
-  for (let entry = firstEntry; entry < firstEntry + count; entry++, segment += SEGMENT_SIZE_BYTES) {
-    grefs[entry] = u32[segment >>> 2]!;
-    firstSector[entry] = u8[segment + SEGMENT_FIRST_SECTOR_OFFSET]!;
-    lastSector[entry] = u8[segment + SEGMENT_LAST_SECTOR_OFFSET]!;
+  const end = firstEntry + count;
+  let word = byteOffset >>> 2;
+  for (let entry = firstEntry; entry < end; entry++, word += SEGMENT_WORDS) {
+    const sectors = u32[word + 1]!; // the first in its lowest byte, the last in the next; a store keeps one byte
+    grefs[entry] = u32[word]!;
+    firstSector[entry] = sectors;
+    lastSector[entry] = sectors >>> 8;
   }
 }
 
@@ -313,7 +313,7 @@ function acceptWithoutData(slots: RequestSlots, slot: number): number {
 
 /** Requests with data: segments, alignment, end of the disk. */
 function checkSegments(slots: RequestSlots, slot: number, count: number, limits: DiskLimits): number {
-  const alignMask = limits.logicalSectorBytes / SECTOR_BYTES - 1;
+  const alignMask = (limits.logicalSectorBytes >>> SECTOR_SHIFT) - 1;
   let misaligned = slots.sectorLow[slot]! & alignMask;
   let total = 0;
   const end = slot * slots.maxSegments + count;

@@ -4,13 +4,14 @@
  * nothing needs to survive.
  *
  * A request is copied from the ring straight into its entry, and decoded from there: so the journal costs only a few
- * stores per request. It survives the death of the process, not of the machine. All words that recovery depends on are
- * stored through Atomics, so they are stored in program order.
+ * stores per request. It survives the death of the process, not of the machine. The order of these stores matters. Plain
+ * ones are enough: a process dies between two instructions, so its stores are seen in their order, and V8 keeps the order
+ * of stores to typed arrays. (Atomics.store is a call and waits for earlier stores, which costs as much as the copy.)
  *
  * Header, in u32 words: 0 magic; 1 version; 2 slots of the ring; 3 entries; 4 to 7 nonce of the connection; 8 consumed:
  * index of the next request to take; 9 published: the rsp_prod that was stored last; 10 put: the rsp_prod that will be
  * stored next. Entry, 128 bytes: word 0 state; word 1 the request's index on the ring; word 2 the index of its
- * response; word 3 unused; from byte 16 on, the request as it was on the ring.
+ * response; word 3 unused; from byte 16 on, the request as it was on the ring, as many words as it has.
  */
 
 import { indexDifference } from "../blkif/abi.ts";
@@ -98,29 +99,29 @@ export class Journal {
   taken(entry: number, requestIndex: number): void {
     const word = entry * ENTRY_WORDS;
     this.#words[word + REQUEST_INDEX_WORD] = requestIndex;
-    Atomics.store(this.#words, word + STATE_WORD, ENTRY_TAKEN);
+    this.#words[word + STATE_WORD] = ENTRY_TAKEN;
   }
 
   /** All requests before this index are in entries. */
   consumed(requestConsumer: number): void {
-    Atomics.store(this.#header, CONSUMED_WORD, requestConsumer | 0);
+    this.#header[CONSUMED_WORD] = requestConsumer | 0;
   }
 
   /** The entry's response is about to be put at that index, which {@linkcode committing} has announced. */
   answering(entry: number, responseIndex: number): void {
     const word = entry * ENTRY_WORDS;
     this.#words[word + RESPONSE_INDEX_WORD] = responseIndex;
-    Atomics.store(this.#words, word + STATE_WORD, ENTRY_ANSWERED);
+    this.#words[word + STATE_WORD] = ENTRY_ANSWERED;
   }
 
   /** Before the first response of a batch is put: announces the rsp_prod that will commit the batch. */
   committing(responseProducer: number): void {
-    Atomics.store(this.#header, PUT_WORD, responseProducer | 0);
+    this.#header[PUT_WORD] = responseProducer | 0;
   }
 
   /** After rsp_prod was stored, which committed the batch. */
   committed(responseProducer: number): void {
-    Atomics.store(this.#header, PUBLISHED_WORD, responseProducer | 0);
+    this.#header[PUBLISHED_WORD] = responseProducer | 0;
   }
 
   /**

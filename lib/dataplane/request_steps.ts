@@ -98,7 +98,7 @@ export class RequestSteps {
   take(): void {
     const slot = this.#slots.claim();
     const index = this.#ring.requestConsumer;
-    this.#ring.take(this.#journal.snapshot.u8, this.#journal.requestAt(slot));
+    this.#ring.take(this.#journal.snapshot.u32, this.#journal.requestAt(slot) >>> 2);
     this.#journal.taken(slot, index);
     this.admit(slot);
   }

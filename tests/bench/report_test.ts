@@ -44,6 +44,7 @@ const RING: RingResult = {
   typescriptNs: [250, 200, 9000],
   pairNs: [250, 300],
   cNs: [100, 100, 100],
+  cPairNs: [110],
   steady: { requests: 1_000_000, collections: 0, heapGrowthBytes: 1024, residentGrowthBytes: 0 },
 };
 
@@ -142,7 +143,7 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
   assertMatch(text, /slowest and of the fastest disk +1000, 2000/);
   assertMatch(text, /4 idle disks: less than 1 % of a processor +0\.2 % +yes/);
   assertMatch(text, /4 loaded disks: the slowest, of the fastest's IOPS, at least 0\.5 +0\.50 +yes/);
-  assertMatch(text, /1 segment +4000000 +250 +100 +0\.40 +1\.82 +0 +1\.0 KiB +1000000/);
+  assertMatch(text, /1 segment +4000000 +250 +100 +0\.40 +1\.82 +1\.82 +0 +1\.0 KiB +1000000/);
 });
 
 Deno.test("the report lists failures, and leaves out what was not measured", () => {
@@ -187,6 +188,7 @@ Deno.test("the ring's goals are a rate or a ratio, and no collection at all", ()
   assertEquals(judge([RING], []).map(({ met }) => met), [true, true, true]);
   const bad = { ...RING, typescriptNs: [500], pairNs: [900], steady: { ...RING.steady, collections: 1 } };
   assertEquals(judge([bad], []).map(({ met }) => met), [false, false, false]);
+  assertEquals(judge([{ ...bad, cPairNs: [150] }], []).length, 2, "two C loops gain no more than that either");
 });
 
 Deno.test("what figures cost is a share of a request, judged where one visit answers what was taken at once", () => {
@@ -238,14 +240,21 @@ Deno.test("guests that share a Worker are judged by the worst of them", () => {
 
 Deno.test("starts and restarts are judged by their medians, and the report has the shortest and the longest", () => {
   const start = (initWaitMs: number): Start => ({ initWaitMs, openMs: initWaitMs + 30, cpuMs: 170 });
-  const result = { warm: [90, 100, 900].map(start), cold: [300, 500].map(start), pausesMs: [140, 150, 151, 700] };
+  const result = {
+    warm: [90, 100, 900].map(start),
+    cold: [300, 500].map(start),
+    pausesMs: [140, 150, 151, 700],
+    speeds: [{ case: "randread-4k-1", first: [0.5, 0.6, 0.9], second: [0.99, 0.8, 0.94] }],
+  };
   assertEquals(judgeStart(result).map(({ measured, met }) => [measured, met]), [
     ["100", true],
     ["400", true],
     ["151", false],
+    ["0.94", false],
   ]);
   assertEquals(judgeStart(undefined), []);
   const text = renderReport({ ...REPORT, start: { result, leftOut: [] } });
   assertMatch(text, /^files in the page cache: to InitWait +90 +100 +900$/m);
   assertMatch(text, /^pause of a guest under load at a restart +140 +151 +700$/m);
+  assertMatch(text, /^randread-4k-1, of the fourth second's rate +0\.60 +0\.94$/m);
 });

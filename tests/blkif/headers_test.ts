@@ -68,8 +68,9 @@ const CONSTANT_ROWS: readonly Row[] = [
   ["BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST", abi.MAX_INDIRECT_PAGES_PER_REQUEST],
   ["BLKIF_DISCARD_SECURE", abi.DISCARD_SECURE],
   [`sizeof(${SEGMENT})`, abi.SEGMENT_SIZE_BYTES],
-  [`offsetof(${SEGMENT}, first_sect)`, abi.SEGMENT_FIRST_SECTOR_OFFSET],
-  [`offsetof(${SEGMENT}, last_sect)`, abi.SEGMENT_LAST_SECTOR_OFFSET],
+  // The two lower bytes of a segment's second word: so it is decoded.
+  [`offsetof(${SEGMENT}, first_sect)`, 4],
+  [`offsetof(${SEGMENT}, last_sect)`, 5],
   ["offsetof(blkif_sring_t, ring)", abi.RING_HEADER_BYTES],
   ["offsetof(blkif_sring_t, req_prod)", 4 * abi.REQ_PROD_WORD],
   ["offsetof(blkif_sring_t, req_event)", 4 * abi.REQ_EVENT_WORD],

@@ -54,7 +54,7 @@ function judge(values: IndirectValues, abi: AbiLayout, limits: DiskLimits, most:
   front.putIndirect(fields);
   front.push();
   const snapshot = new SnapshotMemory(new Uint8Array(112));
-  back.take(snapshot.u8, 0);
+  back.take(snapshot.u32, 0);
   const slots = new RequestSlots(3, MOST, most);
   decodeRequest(snapshot, 0, abi, slots, SLOT);
   assertEquals([...slots.indirectGrefs.subarray(8, 16)], [100, 101, 102, 103, 104, 105, 106, 107]);
@@ -187,7 +187,7 @@ for (const abi of LAYOUTS) {
         front.putDiscard(fields);
         front.push();
         const snapshot = new SnapshotMemory(new Uint8Array(112));
-        back.take(snapshot.u8, 0);
+        back.take(snapshot.u32, 0);
         const slots = new RequestSlots(3, 11);
         decodeRequest(snapshot, 0, abi, slots, SLOT);
         const status = validateRequest(slots, SLOT, limits);

@@ -44,7 +44,7 @@ function judge(values: Partial<RequestValues>, limits: DiskLimits = DISK): Verdi
   const { snapshot, slots } = PRIVATE;
   front.putRequest(fieldsOf(values));
   front.push();
-  back.take(snapshot.u8, SLOT * 112);
+  back.take(snapshot.u32, SLOT * 28);
   decodeRequest(snapshot, SLOT * 112, ABIS["x86_64-abi"], slots, SLOT);
   const status = validateRequest(slots, SLOT, limits);
   const accepted = status === STATUS_OKAY;
@@ -123,7 +123,7 @@ Deno.test("segments beyond what the slots were made for are an error, not an acc
   slots.grefs.fill(9);
   const { front, back } = ringAt(0);
   front.putRequest(fieldsOf({ segments: [PAGE, PAGE, PAGE, PAGE] }));
-  back.take(snapshot.u8, 0);
+  back.take(snapshot.u32, 0);
   decodeRequest(snapshot, 0, ABIS["x86_64-abi"], slots, 0);
   assertEquals([...slots.grefs], [1, 1, 1, 9, 9, 9]);
   assertEquals(validateRequest(slots, 0, DISK), STATUS_ERROR);

@@ -76,7 +76,7 @@ class Model {
     assertEquals(this.#ring.back.outstanding(), this.#taken.length);
     if (unseen === 0) return;
     const { snapshot, slots } = this.#private;
-    this.#ring.back.take(snapshot.u8, 0);
+    this.#ring.back.take(snapshot.u32, 0);
     decodeRequest(snapshot, 0, this.#abi, slots, 0);
     const id = this.#waiting.shift()!;
     assertEquals(slots.idHigh[0]! * 2 ** 12 + slots.idLow[0]! / 2 ** 20, id);

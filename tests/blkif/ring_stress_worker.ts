@@ -245,7 +245,7 @@ class Backend {
 
   #take(): void {
     const slot = this.#taken[this.#takenCount++]!;
-    this.#ring.take(this.#snapshot.u8, 0);
+    this.#ring.take(this.#snapshot.u32, 0);
     const abi = ABIS[this.#end.start.abi];
     decodeRequest(this.#snapshot, 0, abi, this.#slots, slot);
     this.requests++;

@@ -23,7 +23,7 @@ import { anyU32, LAYOUTS, ringAt, startIndex, WRAP } from "./rings.ts";
 const X86_64 = ABIS["x86_64-abi"];
 const REQUEST = new RequestFields();
 const RESPONSE = new ResponseFields();
-const SNAPSHOT = new Uint8Array(112);
+const SNAPSHOT = new Uint32Array(28);
 
 Deno.test("the difference of two indices wraps at 2^32, however they are signed", () => {
   fc.assert(fc.property(anyU32, anyU32, (later, earlier) => {

@@ -46,7 +46,8 @@ static int deliver(struct machine *m, struct handle *h, uint32_t number, int fd)
     return 0;
 }
 
-void events_unmask(struct machine *m, struct handle *h, uint32_t number, int fd)
+/* Unmasks one port, and delivers an event that came meanwhile. The handle's lock is held. */
+static void events_unmask(struct machine *m, struct handle *h, uint32_t number, int fd)
 {
     struct port *p = &m->domains[h->domain].ports[number];
     if (!p->masked) return;

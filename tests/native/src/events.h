@@ -27,8 +27,6 @@ void handle_lock(struct machine *m, struct handle *h);
 void handle_unlock(struct handle *h);
 /* Handles the unmask writes that wait in the socket (`fd`, in this process). The handle's lock is held. */
 void events_drain(struct machine *m, struct handle *h, int fd);
-/* Unmasks one port, and delivers an event that came meanwhile. The handle's lock is held. */
-void events_unmask(struct machine *m, struct handle *h, uint32_t number, int fd);
 
 /* Closes a port. This port's domain can bind to the peer again. The machine's lock is held. */
 void port_close(struct machine *m, uint32_t domain, uint32_t number);
