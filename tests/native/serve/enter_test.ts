@@ -102,6 +102,9 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   await assertRejects(() => misnamed, XenblkError, "Cannot name a snapshot");
   const occupied = stage.call(backend, "backup", { target: stage.image });
   await assertRejects(() => occupied, XenblkError, "it exists");
+  for (const [target, why] of await wrongTargets(stage)) {
+    await assertRejects(() => stage.call(backend, "mirror", { image: target }), XenblkError, why);
+  }
   assert(!/has entered/.test(backend.messages), "the guest has not waited for these");
   const taken = await stage.snapshot(backend, "one");
   assert(taken.disks[0]!.entered!.pausedMs > 0);
@@ -140,6 +143,22 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   assertClean(received(await disk.stopLoad()), backend.messages);
   await stage.finish(backend);
 });
+
+/** What a raw disk of 64 MiB cannot be mirrored to, and why. */
+async function wrongTargets({ folder, image }: EnterStage): Promise<(readonly [string, string])[]> {
+  await qemuImg("create", "-q", "-f", "raw", `${folder}/small.raw`, "32M");
+  await qemuImg("create", "-q", "-f", "qcow2", `${folder}/small.qcow2`, "32M");
+  Deno.writeTextFileSync(`${folder}/empty.raw`, "");
+  return [
+    [`raw:${folder}/none.raw`, "there is no such file"],
+    [`raw:${folder}/empty.raw`, "it has 0 bytes, and the disk 67108864"],
+    [`raw:${folder}/small.raw`, "it has 33554432 bytes, and the disk 67108864"],
+    [`qcow2:${folder}/small.qcow2`, "it has 33554432 bytes, and the disk 67108864"],
+    [`vmdk:${folder}/small.qcow2`, "vmdk"],
+    [`raw:${image}`, "xenblk serves it to vbd3/7/51712"],
+    ["nbd+unix:///disk?socket=/none", "which is not allowed"],
+  ];
+}
 
 nativeTest("the last of those who need the daemon lets the disk leave; whoever dies meanwhile", async () => {
   await using stage = await EnterStage.open();
