@@ -11,6 +11,7 @@ import { lookWithin } from "../path_lookup.ts";
 import type { Disk } from "../storage/disk.ts";
 import { identityOf } from "../storage/image/file.ts";
 import { isFile, needsDaemon } from "../storage/image/formats.ts";
+import { realImagePath } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams } from "../storage/image/spec.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { OpenImage } from "./resource_types.ts";
@@ -52,17 +53,23 @@ export class StayingFile {
     const known = description.inDaemon === UNKNOWN_FILE ? undefined : description.inDaemon;
     const identity = disk.image?.identity;
     const text = identity === undefined ? known : textOf(identity);
+    if (text === undefined && await disk.daemon?.isReplaced(await realImagePath(image.target))) {
+      throw replaced(image.target);
+    }
     return new StayingFile(image.target, text ?? textOf(await lookAt(image.target)));
   }
 
   /** Rejects with {@linkcode XenblkError} if another one was opened, or has its path by now. */
   async check(opened?: Disk): Promise<void> {
     const identity = opened?.image?.identity ?? await lookAt(this.#path);
-    if (textOf(identity) === this.text) return;
-    throw new XenblkError(`Cannot go on with ${this.#path}: another file has taken the place of the disk's image`, {
-      remedy: "put the disk's own image back there, or move the disk to the new one with `xenblk swap`",
-    });
+    if (textOf(identity) !== this.text) throw replaced(this.#path);
   }
+}
+
+function replaced(path: string): XenblkError {
+  return new XenblkError(`Cannot go on with ${path}: another file has taken the place of the disk's image`, {
+    remedy: "put the disk's own image back there, or move the disk to the new one with `xenblk swap`",
+  });
 }
 
 function textOf({ device, inode }: FileIdentity): string {
