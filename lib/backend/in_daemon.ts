@@ -8,7 +8,7 @@
 import { errorText, XenblkError } from "../errors.ts";
 import type { FileIdentity } from "../hypervisor.ts";
 import { lookWithin } from "../path_lookup.ts";
-import type { Disk } from "../storage/disk.ts";
+import type { Disk, EngineName } from "../storage/disk.ts";
 import { identityOf } from "../storage/image/file.ts";
 import { isFile, needsDaemon } from "../storage/image/formats.ts";
 import { realImagePath } from "../storage/image/overlay_note.ts";
@@ -19,8 +19,13 @@ import type { OpenImage } from "./resource_types.ts";
 /** The value of the node where the file is not known: the image came to the daemon by its name. */
 export const UNKNOWN_FILE = "unknown";
 
-/** Whether the image of these nodes has its own engine again once nobody needs the daemon. */
-export function isVisit({ inDaemon, params }: Pick<DeviceDescription, "inDaemon" | "params">, disk: Disk): boolean {
+/** Whether the image of these nodes has its own engine again once nobody needs the daemon. `engine`: that of the settings. */
+export function isVisit(
+  { inDaemon, params }: Pick<DeviceDescription, "inDaemon" | "params">,
+  disk: Disk,
+  engine: EngineName,
+): boolean {
+  if (engine === "qemu") return false; // it would leave into the same daemon
   const image = disk.daemon?.image;
   // Not while it has an overlay on top, nor before the nodes name what is below that again.
   return inDaemon !== undefined && image !== undefined && !needsDaemon(image) && (disk.named ?? params) === params;

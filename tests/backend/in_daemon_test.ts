@@ -122,7 +122,7 @@ Deno.test("the node says who serves the image: to a guest that connects again, a
   assertEquals(rig.writes.map(({ path }) => path.slice(backendPath(device).length + 1)), ["params", "in-daemon"]);
   assertEquals(rig.backend(device, "params"), stage.path);
   const { image } = stage.kind.heldBy(device)!;
-  assertEquals(isVisit(image!.description, image!.disk), true);
+  assertEquals(isVisit(image!.description, image!.disk, "auto"), true);
   rig.guestWrites(device, { state: "6" });
   await rig.backendReaches(device, 6);
   rig.guestWrites(device, { state: "1" });
@@ -137,6 +137,21 @@ Deno.test("the node says who serves the image: to a guest that connects again, a
   await stage.move(false);
   assertEquals(stage.state, [undefined, ["own"]]);
   assertEquals(stage.engines, ["auto", "qemu", "qemu", "qemu", "auto"]);
+});
+
+Deno.test("a disk that visits its daemon, and is served by it for good since a restart, does not leave", async () => {
+  await using stage = await Stage.open();
+  const { rig, device, file } = stage;
+  await stage.move(true);
+  for (const [engine, visits] of [["qemu", false], ["auto", true]] as const) {
+    await stage.kind.close({ leave: "connected", timeoutMs: 0 }, 1000);
+    stage.serve({ engine });
+    await until("it is served", () => stage.rig.plane.open.length === 1);
+    await rig.idle(device);
+    assertEquals(stage.state, [file, ["daemon"]]);
+    const held = stage.kind.heldBy(device)!;
+    assertEquals(isVisit(held.image!.description, held.image!.disk, held.engine), visits);
+  }
 });
 
 Deno.test("a daemon that has another file open than the path's keeps the image, which came to it by its name", async () => {
