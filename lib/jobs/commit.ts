@@ -5,8 +5,9 @@
  */
 
 import { lookWithin } from "../path_lookup.ts";
-import { backingOf, directoryOf, fileOf, readNote } from "../storage/image/overlay_note.ts";
+import { backingPath, directoryOf, fileOf, readNote, removeDraft } from "../storage/image/overlay_note.ts";
 import { MOST_OVERLAYS } from "../storage/qemu/overlay_chain.ts";
+import { finishDeletion } from "../storage/qemu/overlay_settle.ts";
 import type { JobKind } from "./job.ts";
 
 /** What is kept of a merge: absolute paths. */
@@ -22,13 +23,12 @@ export const commitKind: JobKind = {
   async succeeded({ error, details }): Promise<boolean> {
     const { base, overlay } = Object(details) as Partial<CommitDetails>;
     if (base === undefined || overlay === undefined) return error === undefined;
+    if (error !== undefined) await Promise.all([base, overlay].map(removeDraft)); // nobody writes these notes any more
     const note = await readNote(overlay).catch(() => undefined);
     const leadsToBase = note?.base === fileOf(base);
     if (leadsToBase) await removeMerged(base, overlay);
     if (error === undefined || leadsToBase) return true;
-    if (note === undefined) return false;
-    // One that was in the middle is given up once the overlay on it names the image below.
-    return note.into === fileOf(base) && await backingPath(`${directoryOf(overlay)}/${note.overlay}`) === base;
+    return await finishDeletion(base, overlay).catch(() => false);
   },
   end: () => Promise.resolve(undefined),
 };
@@ -38,14 +38,9 @@ async function removeMerged(base: string, newest: string): Promise<void> {
   const left: string[] = [];
   const isAbove = (path: string): boolean =>
     directoryOf(path) === directoryOf(base) && fileOf(path) !== fileOf(base) && left.length < MOST_OVERLAYS;
-  for (let path: string | undefined = newest; path !== undefined && isAbove(path); path = await backingPath(path)) {
+  for (let path: string | undefined = newest; path !== undefined && isAbove(path);) {
     left.push(path);
+    path = await backingPath(path).catch(() => undefined); // it is gone
   }
   for (const path of left.toReversed()) await lookWithin(path, () => Deno.remove(path)).catch(() => {}); // it is gone
-}
-
-/** Of the image below that a qcow2 image names; undefined: it is not there, or names none. */
-async function backingPath(overlay: string): Promise<string | undefined> {
-  const backing = await backingOf(overlay).catch(() => undefined);
-  return backing === undefined || backing.startsWith("/") ? backing : `${directoryOf(overlay)}/${backing}`;
 }

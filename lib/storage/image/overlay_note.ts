@@ -52,6 +52,10 @@ export function notePath(image: string): string {
   return `${image}${SUFFIX}`;
 }
 
+function draftOf(path: string): string {
+  return `${path}.new`;
+}
+
 /** A path without links, also of a file that is not there any more. */
 export async function realImagePath(path: string): Promise<string> {
   try {
@@ -107,9 +111,9 @@ export async function writeNote(directory: string, note: OverlayNote, beside: st
   const path = notePath(`${directory}/${beside}`);
   try {
     await lookWithin(path, async () => {
-      await Deno.writeTextFile(`${path}.new`, `${JSON.stringify(note)}\n`);
-      await syncPath(`${path}.new`);
-      await Deno.rename(`${path}.new`, path);
+      await Deno.writeTextFile(draftOf(path), `${JSON.stringify(note)}\n`);
+      await syncPath(draftOf(path));
+      await Deno.rename(draftOf(path), path);
       await syncPath(directory);
     }, WRITE_MS);
   } catch (error) {
@@ -118,6 +122,12 @@ export async function writeNote(directory: string, note: OverlayNote, beside: st
       remedy: "free space there and make the directory writable",
     });
   }
+}
+
+/** Removes what a process that was killed while it wrote the note beside an image has left. Never rejects. */
+export async function removeDraft(image: string): Promise<void> {
+  const path = draftOf(notePath(image));
+  await lookWithin(path, () => Deno.remove(path)).catch(() => {}); // mostly there is none
 }
 
 /** Removes the note beside an image, durably. No error if there is none. */
@@ -204,6 +214,12 @@ export async function backingOf(path: string): Promise<string | undefined> {
   const length = view.getUint32(BACKING_BYTES_AT);
   if (view.getUint32(0) !== QCOW2_MAGIC || offset === 0 || offset + length > header.length) return undefined;
   return new TextDecoder().decode(header.subarray(offset, offset + length));
+}
+
+/** The path of the image that a qcow2 header names; undefined: it names none. */
+export async function backingPath(path: string): Promise<string | undefined> {
+  const backing = await backingOf(path);
+  return backing === undefined || backing.startsWith("/") ? backing : `${directoryOf(path)}/${backing}`;
 }
 
 /** Makes what was written to a file, or to a directory's names, durable. */

@@ -5,7 +5,7 @@
  */
 
 import { lookWithin } from "../../path_lookup.ts";
-import { backingOf, directoryOf, fileOf, notePath, readNote } from "./overlay_note.ts";
+import { backingOf, directoryOf, fileOf, notePath, readNote, removeDraft } from "./overlay_note.ts";
 
 /** Says that an empty overlay is going to be made beside the base, with that path. */
 export async function announceOverlay(base: string, overlay: string): Promise<void> {
@@ -23,9 +23,8 @@ export async function removeUnfinished(base: string): Promise<void> {
   const name = await lookWithin(path, () => Deno.readTextFile(path)).catch(() => "");
   const overlay = `${directoryOf(base)}/${name}`;
   if (/^[^/]+$/.test(name) && await isUnused(base, overlay)) await lookWithin(overlay, () => Deno.remove(overlay));
-  for (const each of [`${notePath(base)}.new`, path]) {
-    await lookWithin(each, () => Deno.remove(each)).catch(() => {}); // mostly there is none
-  }
+  await removeDraft(base);
+  await lookWithin(path, () => Deno.remove(path)).catch(() => {}); // mostly there is none
 }
 
 function announcementOf(base: string): string {

@@ -7,7 +7,7 @@ import { errorText, XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import type { DaemonImage } from "../disk.ts";
 import { canonicalFormat, isFile } from "../image/formats.ts";
-import { backingOf, directoryOf, fileOf, readNote, realImagePath } from "../image/overlay_note.ts";
+import { backingPath, directoryOf, fileOf, readNote, realImagePath } from "../image/overlay_note.ts";
 import { imageText } from "../image/spec.ts";
 
 /** Overlays beyond this number are reported: each makes reads slower, and the chain longer to open. */
@@ -61,9 +61,8 @@ export async function describeChain(image: DaemonImage | undefined): Promise<Sna
 export async function chainBelow(image: string, format = OVERLAY_FORMAT): Promise<NotedLink[]> {
   const links: NotedLink[] = [];
   for (let [overlay, found] = [image, format]; isOverlay(found) && links.length <= MOST_OVERLAYS;) {
-    const backing = await backingOf(overlay).catch((error) => unreadable(overlay, error));
-    if (backing === undefined) break;
-    const base = backing.startsWith("/") ? backing : `${directoryOf(overlay)}/${backing}`;
+    const base = await backingPath(overlay).catch((error) => unreadable(overlay, error));
+    if (base === undefined) break;
     const note = await noteOf(base, overlay);
     if (note === undefined) break;
     links.push({ ...note, base, overlay, overlayBytes: await occupied(overlay) });

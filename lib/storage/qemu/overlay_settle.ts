@@ -8,7 +8,15 @@ import { XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import type { ChainDaemon, DaemonMonitor } from "../disk.ts";
 import { isFile } from "../image/formats.ts";
-import { directoryOf, fileOf, readNote, realImagePath, syncPath, writeNote } from "../image/overlay_note.ts";
+import {
+  backingPath,
+  directoryOf,
+  fileOf,
+  readNote,
+  realImagePath,
+  syncPath,
+  writeNote,
+} from "../image/overlay_note.ts";
 import { chainBelow, type NotedLink } from "./overlay_chain.ts";
 
 /** Three images by their paths: the base has all that `merged` held, and the overlay names the base. */
@@ -55,6 +63,24 @@ export async function settleDeletion({ base, merged, overlay }: MergedImage): Pr
   await writeNote(directory, { ...kept, base: note.base, baseFormat: note.baseFormat });
   const { merging: _merging, ...turned } = note;
   await writeNote(directory, turned, note.overlay);
+}
+
+/**
+ * Whether the deletion that was to merge the image, and was begun, is done, as far as its notes and headers say. If only its
+ * last step is left, which nobody can tell by the chain of the disk, that is taken.
+ */
+export async function finishDeletion(base: string, merged: string): Promise<boolean> {
+  const directory = directoryOf(merged);
+  const [note, upper] = [await readNote(base), await readNote(merged)];
+  if (note === undefined || upper?.into !== fileOf(base)) return false;
+  if (note.overlay === fileOf(merged)) return await backingPath(`${directory}/${upper.overlay}`) === base;
+  const { into: _into, merging: _merging, ...kept } = upper;
+  await writeNote(
+    directory,
+    { ...kept, base: note.base, baseFormat: note.baseFormat, overlay: upper.base },
+    upper.base,
+  );
+  return true;
 }
 
 /** A daemon died while it was to write the header, and the next one has passed the image over since. */

@@ -5,7 +5,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { type CommitDetails, commitKind } from "../../../lib/jobs/commit.ts";
 import type { JobOrder } from "../../../lib/jobs/job.ts";
-import { activeImage, writeNote } from "../../../lib/storage/image/overlay_note.ts";
+import { activeImage, notePath, readNote, writeNote } from "../../../lib/storage/image/overlay_note.ts";
 import { planMerge } from "../../../lib/storage/qemu/overlay_commit.ts";
 import type { PlannedMerge } from "../../../lib/storage/qemu/overlay_delete.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
@@ -15,6 +15,8 @@ import { command, daemonTest } from "../qemu/rig.ts";
 import { deviceOf, JobsRig } from "./rig.ts";
 
 const DEVICE = deviceOf(51712);
+/** Of the note beside an image that was merged. */
+const INTO = { into: "web.qcow2" };
 const ID = "vbd3-5-51712-commit";
 
 /** As the control socket starts it. */
@@ -93,30 +95,23 @@ daemonTest("a snapshot in the middle is given up once the overlay above names th
   const { folder } = rig;
   const [base, one] = [`${folder}/web.qcow2`, `${folder}/web.one.qcow2`];
   const note = { version: 1, created: "", baseFormat: "qcow2" } as const;
-  await writeNote(folder, { ...note, snapshot: "one", base: "web.qcow2", overlay: "web.one.qcow2" });
+  const lower = { ...note, snapshot: "one", base: "web.qcow2", overlay: "web.one.qcow2" };
   const upper = { ...note, snapshot: "two", base: "web.one.qcow2", overlay: "web.two.qcow2" };
   const ends = (): Promise<boolean> =>
     commitKind.succeeded!({ device: DEVICE, details: { base, overlay: one }, error: "its storage daemon died" });
-  for (
-    const [backing, into, isDone] of [[one, {}, false], [one, { into: "web.qcow2" }, false], [base, {
-      into: "web.qcow2",
-    }, true]] as const
-  ) {
-    await command(
-      "qemu-img",
-      "create",
-      "-q",
-      "-u",
-      "-f",
-      "qcow2",
-      "-F",
-      "qcow2",
-      "-b",
-      backing,
-      `${folder}/web.two.qcow2`,
-      "1M",
-    );
+  await writeNote(folder, lower);
+  for (const [backing, into, isDone] of [[one, {}, false], [one, INTO, false], [base, INTO, true]] as const) {
+    const on = ["-u", "-f", "qcow2", "-F", "qcow2", "-b", backing];
+    await command("qemu-img", "create", "-q", ...on, `${folder}/web.two.qcow2`, "1M");
     await writeNote(folder, { ...upper, ...into });
     assertEquals(await ends(), isDone);
   }
+  // The next step of a deletion, after which the chain says nothing of the image that was merged.
+  await writeNote(folder, { ...upper, base: "web.qcow2" });
+  for (const image of [base, one]) Deno.writeTextFileSync(`${notePath(image)}.new`, "{");
+  Deno.removeSync(`${folder}/web.two.qcow2`); // the overlay above may be given up before somebody asks
+  assertEquals(await ends(), true);
+  assertEquals((await readNote(one))?.base, "web.qcow2", "its name leads to the image below");
+  assertEquals([...Deno.readDirSync(folder)].filter(({ name }) => name.endsWith(".new")), []);
+  assertEquals(await ends(), true);
 });
