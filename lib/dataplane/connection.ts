@@ -29,12 +29,6 @@ import { RequestTimes } from "./request_times.ts";
 import { segmentTableBytes, SlotTable } from "./slot_table.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
-/**
- * Room for so many segments more than a request can have is between those of two slots. At a distance of a power of two the
- * first segments of all slots would be in the same few lines of the processor's caches.
- */
-const UNUSED_SEGMENTS = 8;
-
 /** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
 export interface OpenRequest extends Omit<QueueSpec, "disk" | "moved"> {
   readonly attachment: DiskAttachment;
@@ -77,7 +71,7 @@ export function openConnection(
   const { journal, replay } = undo.use(openJournal(request, platform, ring, complain));
   const inFlight = mostInFlight(request, ring, replay);
   const maxIndirectSegments = request.maxIndirectSegments ?? 0;
-  const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments) + UNUSED_SEGMENTS;
+  const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
   const segments = undo.use(platform.memory.allocate(segmentTableBytes(inFlight, maxSegments)));
   const slots = new SlotTable(inFlight, maxSegments, maxIndirectSegments, replay, segments.view);
   const memory = openBuffers(request, platform, undo, openMemory);
