@@ -140,6 +140,10 @@ class PluginChannel extends TableChannel {
     return this.#isArmed ? this.#checkMs : 0;
   }
 
+  get isResting(): boolean {
+    return !this.#isPolled && this.inFlight === 0;
+  }
+
   override read(tag: number, offsetBytes: number, first: number, count: number): void {
     super.read(tag, offsetBytes, first, count);
     this.#state[tag] = WAITING;

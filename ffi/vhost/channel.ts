@@ -173,6 +173,10 @@ class VhostChannel extends TableChannel {
     return this.#isArmed || this.inFlight === 0 ? Infinity : 0;
   }
 
+  get isResting(): boolean {
+    return this.inFlight === 0;
+  }
+
   override read(tag: number, offsetBytes: number, first: number, count: number): void {
     super.read(tag, offsetBytes, first, count);
     this.#accept(tag);
@@ -460,8 +464,7 @@ class VhostChannel extends TableChannel {
 
   /**
    * There is a new connection, which uses the other area. What was in flight in the old one goes to the front of what is
-   * to be started, from its beginning, in the order in which it was started. This allocates, but happens once per
-   * connection.
+   * to be started, from its beginning, in the order in which it was started. This allocates, once per connection.
    */
   #changeArea(epoch: number): void {
     const rests = this.#unfinishedTags();
@@ -469,8 +472,7 @@ class VhostChannel extends TableChannel {
     started.sort((one, other) => this.#order[one]! - this.#order[other]!);
     this.#epoch = epoch;
     this.#queue = this.#openQueue();
-    this.#isBroken = false;
-    this.#isArmed = false;
+    this.#isBroken = this.#isArmed = false;
     this.#pause = PAUSE.none;
     this.#unfinishedHead = this.#unfinishedCount = 0;
     for (const tag of [...started, ...rests]) {
@@ -492,9 +494,7 @@ class VhostChannel extends TableChannel {
 
   #unfinishedTags(): number[] {
     const { length } = this.#unfinished;
-    return Array.from(
-      { length: this.#unfinishedCount },
-      (_, i) => this.#unfinished[(this.#unfinishedHead + i) % length]!,
-    );
+    const tagAt = (_: unknown, i: number): number => this.#unfinished[(this.#unfinishedHead + i) % length]!;
+    return Array.from({ length: this.#unfinishedCount }, tagAt);
   }
 }

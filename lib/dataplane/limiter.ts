@@ -72,6 +72,11 @@ export class Limiter implements Disposable, Gate {
     return this.#throttled !== undefined || this.#inner.dueMs !== undefined;
   }
 
+  /** It has none, and will have none before the next operation. */
+  get isResting(): boolean {
+    return (this.#throttled ?? this.#inner).isResting === true;
+  }
+
   /** For each pass; undefined: nothing is limited. */
   get gate(): Gate | undefined {
     return this.#throttled && this;

@@ -13,7 +13,7 @@ import { Fairness, FAULT_COST, QueueShare, Weight } from "./fairness.ts";
 import type { Guest } from "./guest.ts";
 import { Guests } from "./guests.ts";
 import { PollTime } from "./poll_time.ts";
-import { isActive, isOver, isReady, makeDueReady, Served, sooner } from "./served.ts";
+import { isActive, isOver, isReady, Served, sooner } from "./served.ts";
 import { ServedList } from "./served_list.ts";
 
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
@@ -134,7 +134,7 @@ export class Reactor implements Disposable {
       const connection = openConnection(request, this.#platform, handles, openChannel, complain, openMemory);
       table.rings++;
       const share = new QueueShare(guest.share, request.weight ?? new Weight().memory, request.busyQueues ?? 1);
-      const served = new Served({ id, connection, guest, table, faults, share }, this.#rings.active);
+      const served = new Served({ id, connection, guest, table, faults, share }, this.#rings.active, this.#rings.timed);
       served.chargedAt = this.#charged;
       if (request.held === true) connection.queue.pause();
       guest.byPort.set(connection.port, served);
@@ -195,8 +195,7 @@ export class Reactor implements Disposable {
   turn(): boolean {
     if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) {
       this.#eventsLeft = this.#guests.takeEvents(this.#failed);
-      const { timed } = this.#rings;
-      if (timed.length > 0) makeDueReady(timed, this.#platform);
+      this.#rings.makeDueReady(this.#platform);
     }
     if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
     return this.#visitAll() || this.#eventsLeft;
@@ -243,7 +242,7 @@ export class Reactor implements Disposable {
       fairness.count(served.share, queue.inFlight > 0);
       if (isOver(served)) this.#finish(this.#next);
       else {
-        if (!isActive(served)) this.#rings.active.delete(this.#next);
+        if (!isActive(served)) served.rest();
         this.#next++;
       }
       if (cost < mostCost || left === 1) continue;
@@ -320,8 +319,7 @@ export class Reactor implements Disposable {
    * sleeps after the last use of kept mappings end early, to release them; from then on nothing disturbs an idle reactor.
    */
   sleep(timeoutMs: number): void {
-    const { timed } = this.#rings;
-    const dueMs = timed.length > 0 ? makeDueReady(timed, this.#platform) : -1;
+    const dueMs = this.#rings.makeDueReady(this.#platform);
     const idleMs = sooner(this.#releaseIdle(), dueMs);
     this.#turnsSinceEvents = 0;
     if (idleMs === 0) return;
@@ -407,10 +405,11 @@ export class Reactor implements Disposable {
   }
 
   /** The disk's limits have changed. */
-  #limit({ connection: { queue, limiter } }: Served): void {
+  #limit(served: Served): void {
+    const { queue, limiter } = served.connection;
     limiter.adapt();
     queue.way = limiter;
-    this.#rings.findTimed();
+    this.#rings.setTimed(served);
   }
 
   #noteLatch(served: Served): void {

@@ -2,7 +2,6 @@
  * What a reactor knows of each queue that it serves, and when one has to be visited.
  */
 
-import type { Platform } from "../hypervisor.ts";
 import type { Connection } from "./connection.ts";
 import type { QueueShare } from "./fairness.ts";
 import type { Guest, GuestTable } from "./guest.ts";
@@ -45,10 +44,13 @@ export class Served {
   /** The due time for which the queue was last visited, and the time of that visit. */
   visitedDueMs = -1;
   visitedMs = 0;
+  /** Its channel may have a due time. */
+  isTimed = false;
   readonly #active: IndexSet;
+  readonly #timed: IndexSet;
 
-  /** `active`: the numbers of the reactor's rings that are looked at. */
-  constructor({ id, connection, guest, table, faults, share }: ServedParts, active: IndexSet) {
+  /** By number: `active` are the reactor's rings that are looked at, `timed` those whose due times are. */
+  constructor({ id, connection, guest, table, faults, share }: ServedParts, active: IndexSet, timed: IndexSet) {
     this.id = id;
     this.connection = connection;
     this.guest = guest;
@@ -56,12 +58,20 @@ export class Served {
     this.faults = faults;
     this.share = share;
     this.#active = active;
+    this.#timed = timed;
   }
 
   /** It has to be visited. */
   wake(): void {
     this.hasWork = true;
     this.#active.add(this.index);
+    if (this.isTimed) this.#timed.add(this.index);
+  }
+
+  /** Nothing has to be done before it is woken, or its channel is due. */
+  rest(): void {
+    this.#active.delete(this.index);
+    if (this.isTimed && this.connection.limiter.isResting) this.#timed.delete(this.index);
   }
 }
 
@@ -80,36 +90,8 @@ export function isActive(served: Served): boolean {
   return isReady(served) || served.closing || served.leaving;
 }
 
-/** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
-export function makeDueReady(timed: readonly Served[], platform: Pick<Platform, "now">): number {
-  let dueMs = Infinity;
-  for (let i = 0; i < timed.length; i++) {
-    dueMs = Math.min(dueMs, timed[i]!.connection.limiter.channel.dueMs ?? Infinity);
-  }
-  if (dueMs === Infinity) return -1; // the clock need not be read
-  const now = platform.now();
-  return dueMs > now ? dueMs - now : makeReady(timed, now);
-}
-
-/** The same, if a channel's time has passed, or is not a number. */
-function makeReady(timed: readonly Served[], now: number): number {
-  let nextMs = -1;
-  for (const served of timed) {
-    const leftMs = dueTime(served) - now;
-    if (leftMs > 0) {
-      if (leftMs !== Infinity) nextMs = sooner(nextMs, leftMs);
-      continue;
-    }
-    served.wake();
-    served.visitedDueMs = served.connection.limiter.channel.dueMs!;
-    served.visitedMs = now;
-    nextMs = 0;
-  }
-  return nextMs;
-}
-
 /** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
-function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
+export function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
   const { dueMs } = connection.limiter.channel;
   if (dueMs === undefined || Number.isNaN(dueMs)) return Infinity;
   return dueMs === visitedDueMs ? visitedMs + OVERDUE_MS : dueMs;

@@ -4,15 +4,16 @@
  */
 
 import { IndexSet } from "./index_set.ts";
-import { isReady, type Served } from "./served.ts";
+import type { Platform } from "../hypervisor.ts";
+import { dueTime, isActive, isReady, type Served, sooner } from "./served.ts";
 
 /** By number, in the order in which they are visited. */
 export class ServedList {
   readonly all: Served[] = [];
   /** Those that are looked at. */
   readonly active = new IndexSet();
-  /** Those with a channel that has a due time. */
-  timed: Served[] = [];
+  /** Those with a channel that may have a due time, unless it rests. */
+  readonly timed = new IndexSet();
   /** Light ones whose rings are still looked at without an event, while there are heavy ones. */
   readonly #looked = new IndexSet();
 
@@ -31,8 +32,43 @@ export class ServedList {
     return this.all.find((served) => served.id === id);
   }
 
-  findTimed(): void {
-    this.timed = this.all.filter(({ connection }) => connection.limiter.isTimed);
+  /** A ring's channel is another one. */
+  setTimed(served: Served): void {
+    const { limiter } = served.connection;
+    served.isTimed = limiter.isTimed;
+    if (served.isTimed && (isActive(served) || !limiter.isResting)) this.timed.add(served.index);
+    else this.timed.delete(served.index);
+  }
+
+  /** Wakes the rings that are due. Milliseconds until the next one is; 0: one is now, -1: none will be. */
+  makeDueReady(platform: Pick<Platform, "now">): number {
+    const { all, timed } = this;
+    let dueMs = Infinity;
+    for (let index = timed.from(0); index < all.length; index = timed.from(index + 1)) {
+      dueMs = Math.min(dueMs, all[index]!.connection.limiter.channel.dueMs ?? Infinity);
+    }
+    if (dueMs === Infinity) return -1; // the clock need not be read
+    const now = platform.now();
+    return dueMs > now ? dueMs - now : this.#makeReady(now);
+  }
+
+  /** The same, if a channel's time has passed, or is not a number. */
+  #makeReady(now: number): number {
+    const { all, timed } = this;
+    let nextMs = -1;
+    for (let index = timed.from(0); index < all.length; index = timed.from(index + 1)) {
+      const served = all[index]!;
+      const leftMs = dueTime(served) - now;
+      if (leftMs > 0) {
+        if (leftMs !== Infinity) nextMs = sooner(nextMs, leftMs);
+        continue;
+      }
+      served.wake();
+      served.visitedDueMs = served.connection.limiter.channel.dueMs!;
+      served.visitedMs = now;
+      nextMs = 0;
+    }
+    return nextMs;
   }
 
   /** One with much to do has work, or I/O in flight. */
@@ -62,12 +98,14 @@ export class ServedList {
     const { all } = this;
     this.active.reset(all.length);
     this.#looked.reset(all.length);
+    this.timed.reset(all.length);
     for (let index = 0; index < all.length; index++) {
       const served = all[index]!;
       served.index = index;
       this.active.add(index);
       this.setLooks(served, served.looks);
+      this.setTimed(served);
+      if (served.isTimed) this.timed.add(index);
     }
-    this.findTimed();
   }
 }

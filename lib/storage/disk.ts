@@ -436,6 +436,11 @@ export interface IoChannel extends Disposable {
    * A filter names the earlier of its own time and its inner channel's. Absent, also later: completions wake the thread.
    */
   readonly dueMs?: number;
+  /**
+   * True: nothing is in flight, and {@linkcode dueMs} is Infinity until an operation is queued, so nobody needs to look at
+   * it. Absent, in a channel with due times: they are looked at always.
+   */
+  readonly isResting?: boolean;
   /** Collects completions into {@linkcode tags} and {@linkcode results}; returns how many. */
   reap(): number;
   /** Valid up to the count of the last {@linkcode reap}. */

@@ -121,6 +121,7 @@ async function wakes(rig: StageRig): Promise<void> {
   using driver = await rig.driver();
   for (let round = 0; round < 5; round++) {
     driver.read(0, 0, [rig.unitBytes]);
+    expect(driver.channel.isResting !== true, "a channel with an operation does not rest");
     driver.channel.submit();
     let results = driver.reapNow();
     for (const end = performance.now() + PATIENCE_MS; results.size === 0; results = driver.reapNow()) {
@@ -129,9 +130,10 @@ async function wakes(rig: StageRig): Promise<void> {
     }
     expectDone(results.get(0), "the read");
   }
-  const { dueMs = Infinity } = driver.channel;
+  const { dueMs = Infinity, isResting } = driver.channel;
   const nowMs = rig.place.platform.now();
   expect(dueMs > nowMs, `an idle channel is due in the future or never: it is due at ${dueMs}, and it is ${nowMs}`);
+  expect(isResting !== true || dueMs === Infinity, `a channel that rests is due at ${dueMs}`);
 }
 
 async function servesDepthOne(rig: StageRig): Promise<void> {

@@ -46,6 +46,10 @@ export class SharedChannel implements IoChannel {
     return this.#inner.dueMs ?? Infinity;
   }
 
+  get isResting(): boolean {
+    return this.inFlight === 0 && (this.#inner.dueMs === undefined || this.#inner.isResting === true);
+  }
+
   read(tag: number, offsetBytes: number, first: number, count: number): void {
     this.#take(first, count);
     this.#inner.read(tag, offsetBytes, first, count);

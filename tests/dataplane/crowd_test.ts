@@ -14,6 +14,7 @@ import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
 import { nullAttachment, openChannel as openNull } from "../../lib/storage/engine/null.ts";
+import { DiskLimits } from "../../lib/storage/filter/limits.ts";
 import { assertNoAllocation } from "../heap.ts";
 
 const BACKEND = 0 as DomId;
@@ -74,8 +75,10 @@ class Crowd implements Disposable {
   readonly channelCalls: number[] = [];
   /** By domain: how often it was asked for events. */
   readonly takes: number[] = [];
+  /** By ring: looks at when its channel is due. */
+  readonly dueLooks: number[] = [];
   closed = 0;
-  /** Virtual time. In a reactor that polls each look at the clock takes some. */
+  /** Virtual time. Where it is to pass, each look at the clock takes some. */
   #nowMs = 1;
   /** So many of these are to be reported. */
   readonly #fired: Wakeable[] = [];
@@ -84,16 +87,20 @@ class Crowd implements Disposable {
   readonly #fds: number[] = [];
   readonly #fields = new RequestFields();
   readonly #response = new ResponseFields();
+  readonly #limits: DiskLimits | undefined;
   readonly #owned = new DisposableStack();
 
-  constructor(mostPollMs = 0) {
+  /** `rests`: the disks have due times, but not while nothing is in flight. `limited`: to more than is asked for. */
+  constructor({ mostPollMs = 0, rests = false, limited = false } = {}) {
+    this.#limits = limited ? new DiskLimits() : undefined;
+    this.#limits?.set({ iops: 1e9 });
     const machine = createMachine({ domains: GUESTS + 1, grantsPerDomain: 2048, memoryBytes: IDLE_RINGS * 2 ** 21 });
     const fail = (text: unknown): never => {
       throw new Error(String(text));
     };
     const host = { closed: () => void this.closed++, stopped: fail, warn: fail, debug: fail };
-    const openChannel = (_: unknown, options: ChannelOptions): IoChannel => this.#counting(options);
-    const platform = this.#platform(machine, mostPollMs === 0 ? () => 1 : () => this.#nowMs += 0.001);
+    const openChannel = (_: unknown, options: ChannelOptions): IoChannel => this.#counting(options, rests);
+    const platform = this.#platform(machine, mostPollMs > 0 || limited ? () => this.#nowMs += 0.001 : () => 1);
     this.reactor = new Reactor(platform, this.#parker(), host, { openChannel, mostPollMs });
     for (let guest = 1; guest < GUESTS; guest++) this.#connect(machine, guest as DomId, RINGS_PER_GUEST);
     this.#connect(machine, GUESTS as DomId, 1);
@@ -141,7 +148,7 @@ class Crowd implements Disposable {
   #platform(machine: SharedArrayBuffer, now: () => number): Platform {
     const platform = openSimulatedPlatform(machine, BACKEND);
     platform.now = now;
-    platform.readClock = (into, index): void => void (into[index] = 1);
+    platform.readClock = (into, index): void => void (into[index] = now());
     const open = platform.openEventChannels.bind(platform);
     platform.openEventChannels = (domain): EventChannels => {
       const channels = open(domain);
@@ -174,8 +181,9 @@ class Crowd implements Disposable {
     };
   }
 
-  #counting(options: ChannelOptions): IoChannel {
+  #counting(options: ChannelOptions, rests: boolean): IoChannel {
     const ring = this.channelCalls.push(0) - 1;
+    this.dueLooks[ring] = 0;
     const channel = openNull(nullAttachment(), options);
     const reap = channel.reap.bind(channel);
     const submit = channel.submit.bind(channel);
@@ -187,7 +195,16 @@ class Crowd implements Disposable {
       this.channelCalls[ring]!++;
       submit();
     };
-    return channel;
+    if (!rests) return channel;
+    return Object.defineProperties(channel, {
+      dueMs: {
+        get: () => {
+          this.dueLooks[ring]!++;
+          return Infinity;
+        },
+      },
+      isResting: { get: () => channel.inFlight === 0 },
+    });
   }
 
   #connect(machine: SharedArrayBuffer, domain: DomId, rings: number): void {
@@ -213,12 +230,14 @@ class Crowd implements Disposable {
         properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
         grants: "copy",
         stats: createStats(),
+        ...(this.#limits === undefined ? {} : { throttle: this.#limits.memory }),
       });
     }
   }
 
   [Symbol.dispose](): void {
     this.reactor[Symbol.dispose]();
+    this.#limits?.end();
     this.#owned.dispose();
   }
 }
@@ -227,6 +246,7 @@ class Crowd implements Disposable {
 function assertIdleCostNothing(crowd: Crowd, busy: readonly number[], run: () => void): void {
   const calls = [...crowd.channelCalls];
   const takes = [...crowd.takes];
+  const dueLooks = [...crowd.dueLooks];
   using looks = new QueueLooks();
   run();
   const guests = new Set(busy.map((ring) => Math.floor(ring / RINGS_PER_GUEST) + 1));
@@ -234,13 +254,21 @@ function assertIdleCostNothing(crowd: Crowd, busy: readonly number[], run: () =>
   assertEquals({
     looksAtQueues: sum([...looks.byQueue.values()].toSorted((one, other) => other - one).slice(busy.length)),
     callsOfChannels: sum(crowd.channelCalls.map((count, ring) => busy.includes(ring) ? 0 : count - calls[ring]!)),
+    looksAtDueTimes: sum(crowd.dueLooks.map((count, ring) => busy.includes(ring) ? 0 : count - dueLooks[ring]!)),
     takesOfEvents: sum(crowd.takes.map((count, domain) => guests.has(domain) ? 0 : count - takes[domain]!)),
-  }, { looksAtQueues: 0, callsOfChannels: 0, takesOfEvents: 0 });
+  }, { looksAtQueues: 0, callsOfChannels: 0, looksAtDueTimes: 0, takesOfEvents: 0 });
 }
 
-for (const [name, mostPollMs] of [["that sleeps", 0], ["that polls", 0.02]] as const) {
-  Deno.test(`500 idle rings cost a ring with a request at a time nothing, in a reactor ${name}`, () => {
-    using crowd = new Crowd(mostPollMs);
+for (
+  const [name, options] of [
+    ["in a reactor that sleeps", {}],
+    ["in a reactor that polls", { mostPollMs: 0.02 }],
+    ["over disks with due times", { rests: true }],
+    ["of disks with limits", { rests: true, limited: true }],
+  ] as const
+) {
+  Deno.test(`500 idle rings cost a ring with a request at a time nothing, ${name}`, () => {
+    using crowd = new Crowd(options);
     // All of them have had requests before.
     for (let ring = 0; ring <= BUSY; ring++) crowd.exchange(ring);
     for (let request = 0; request < SETTLING; request++) crowd.exchange(BUSY);

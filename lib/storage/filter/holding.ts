@@ -81,6 +81,10 @@ export abstract class HoldingChannel implements IoChannel {
     return Math.min(this.held === 0 ? Infinity : this.nextMs(), this.inner.dueMs ?? Infinity);
   }
 
+  get isResting(): boolean {
+    return this.inFlight === 0 && (this.inner.dueMs === undefined || this.inner.isResting === true);
+  }
+
   get inFlight(): number {
     return this.inner.inFlight + this.held + this.#answered;
   }

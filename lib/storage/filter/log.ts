@@ -143,6 +143,10 @@ class LogChannel implements IoChannel {
     return this.#inner.dueMs ?? Infinity;
   }
 
+  get isResting(): boolean {
+    return this.inFlight === 0 && (this.#inner.dueMs === undefined || this.#inner.isResting === true);
+  }
+
   read(tag: number, offsetBytes: number, first: number, count: number): void {
     this.#note(tag, READ, offsetBytes, this.#bytesOf(first, count), false);
     this.#inner.read(tag, offsetBytes, first, count);

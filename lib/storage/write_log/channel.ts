@@ -102,6 +102,11 @@ class LoggedChannel implements IoChannel {
     return this.#inner.dueMs ?? Infinity;
   }
 
+  /** While a flush of the log's own is under way, the inner channel does not rest. */
+  get isResting(): boolean {
+    return this.inFlight === 0 && (this.#inner.dueMs === undefined || this.#inner.isResting === true);
+  }
+
   get inFlight(): number {
     const own = this.#flushing ? 1 : 0;
     return this.#inner.inFlight - own + this.#held.count + this.#heldFlushes.count + this.#refused.count;
