@@ -12,6 +12,7 @@ import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
 import type { StartResult } from "./start.ts";
 import { median, ratio } from "./statistics.ts";
+import { describeUnreached, UNREACHED_GOAL, type UnreachedCost, unreachedShare } from "./unreached.ts";
 
 /** One goal and its measured figure. */
 export interface Verdict {
@@ -64,6 +65,14 @@ export function judgeFigures(costs: readonly FiguresCost[]): Verdict[] {
       measured: `${(100 * share).toFixed(1)} %`,
       met,
     };
+  });
+}
+
+/** The goal of limits that are never reached. */
+export function judgeUnreached(costs: readonly UnreachedCost[]): Verdict[] {
+  return costs.map((cost) => {
+    const { share, met } = unreachedShare(cost);
+    return { goal: `${describeUnreached(cost)}: ${UNREACHED_GOAL}`, measured: `${(100 * share).toFixed(1)} %`, met };
   });
 }
 

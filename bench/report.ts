@@ -7,7 +7,7 @@ import { renderTable } from "../lib/cli/table.ts";
 import type { StorageName } from "./cases.ts";
 import type { DiskReport } from "./disk.ts";
 import { describePattern, type FiguresCost, shareOf } from "./figures.ts";
-import { judge, judgeFair, judgeFigures, judgeMany, judgeStart, type Verdict } from "./goals.ts";
+import { judge, judgeFair, judgeFigures, judgeMany, judgeStart, judgeUnreached, type Verdict } from "./goals.ts";
 import { loadLine, type MachineLoad, wasIdle } from "./load.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import type { FairReport, FairResult } from "./fair.ts";
@@ -18,6 +18,7 @@ import { ringRates, type RingReport } from "./ring.ts";
 import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
 import type { Start, StartReport, StartResult } from "./start.ts";
 import { median, ratio, spread } from "./statistics.ts";
+import { describeUnreached, type UnreachedCost, unreachedShare } from "./unreached.ts";
 
 /** The results of a run. Parts that were not chosen are undefined. */
 export interface BenchReport {
@@ -60,7 +61,7 @@ export function renderReport(report: BenchReport): string {
   );
   const sections = [
     `${machineLine(machine)}\n${loadLine(load)}\n`,
-    ...(ring === undefined ? [] : [renderRing(ring), renderFigures(ring.figures)]),
+    ...(ring === undefined ? [] : [renderRing(ring), renderFigures(ring.figures), renderUnreached(ring.unreached)]),
     ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
     disk === undefined ? "" : renderRatios(disk.measurements, disk.storages, wasIdle(load)),
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
@@ -82,6 +83,7 @@ export function jsonReport(report: BenchReport): unknown {
     load: { ...load, idle: wasIdle(load), line: loadLine(load) },
     ring: ring?.results.map((result) => ({ ...result, ...named(ringRates(result)) })),
     figures: ring?.figures.map((cost) => ({ ...cost, share: shareOf(cost).share })),
+    unreachedLimits: ring?.unreached.map((cost) => ({ ...cost, ...unreachedShare(cost) })),
     disk: disk?.measurements.map((measurement) => ({ ...measurement, median: medianSample(measurement) })),
     storages: disk?.storages,
     ratios: disk === undefined ? undefined : ratiosOf(disk.measurements),
@@ -100,6 +102,7 @@ function verdictsOf({ ring, disk, many, fair, start }: BenchReport): Verdict[] {
   return [
     ...judge(ring?.results ?? [], disk?.measurements ?? []),
     ...figures,
+    ...judgeUnreached(ring?.unreached ?? []),
     ...judgeMany(many?.result),
     ...judgeFair(fair?.result),
     ...judgeStart(start?.result),
@@ -161,6 +164,17 @@ function renderFigures(figures: readonly FiguresCost[]): string {
   return renderTable(
     columns,
     figures.map((cost) => [describePattern(cost), cost.ns.toFixed(1), (100 * shareOf(cost).share).toFixed(1)]),
+  );
+}
+
+/** `limits that are never reached: +6 ns, 3 %`. */
+function renderUnreached(costs: readonly UnreachedCost[]): string {
+  return renderLines(
+    "",
+    costs.map((cost) => {
+      const { ns, share } = unreachedShare(cost);
+      return `${describeUnreached(cost)}: ${ns < 0 ? "" : "+"}${ns.toFixed(1)} ns, ${(100 * share).toFixed(1)} %`;
+    }),
   );
 }
 

@@ -1,30 +1,15 @@
 /**
  * Part one of the bench. The data plane alone with a disk that does nothing, and a C loop with the same algorithm, in
- * alternating rounds. Then many requests, to count V8's garbage collections, and the cost of the data plane's figures.
+ * alternating rounds. Then many requests, to count V8's garbage collections, and the cost of the data plane's figures and
+ * of limits that are never reached.
  */
 
-import { V8_FLAGS } from "../lib/cli/install/plan.ts"; // as the installed command has them
 import { compile, MISSING_COMPILER } from "./compile.ts";
 import { FIGURES_PROGRAM, type FiguresCost, type FiguresPlan, runFigures } from "./figures.ts";
 import { joinModules } from "./joined.ts";
+import { RING_PROGRAM, RingProcess } from "./ring_processes.ts";
 import { median, ratio } from "./statistics.ts";
-
-/** A command for ring_process.ts. */
-export interface RingOrder {
-  readonly segments: number;
-  readonly requests: number;
-  /** Queues of one device that run so many requests each at the same time, each on a thread of its own. */
-  readonly queues: number;
-  /** Collect garbage before and after, so that heap growth is due to the requests. */
-  readonly watchMemory: boolean;
-}
-
-/** An answer of ring_process.ts. */
-export interface RingAnswer {
-  readonly ns: number;
-  readonly heapGrowthBytes: number;
-  readonly residentGrowthBytes: number;
-}
+import { runUnreached, type UnreachedCost, type UnreachedPlan } from "./unreached.ts";
 
 /** The steady state: the number of requests, and their cost in memory. */
 export interface SteadyState {
@@ -59,17 +44,19 @@ export interface RingPlan {
   readonly steadyRequests: number;
   /** Of the cost of the data plane's own figures. */
   readonly figures: FiguresPlan;
+  /** Of the cost of limits that are never reached. */
+  readonly unreached: UnreachedPlan;
 }
 
 /** All of part one. */
 export interface RingReport {
   readonly results: readonly RingResult[];
   readonly figures: readonly FiguresCost[];
+  readonly unreached: readonly UnreachedCost[];
   /** Parts that were not measured, and why. */
   readonly leftOut: readonly string[];
 }
 
-const RING_PROGRAM = "ring_process.ts";
 /** Two C loops run so many rounds at once: they are processes, and do not start at the same moment. */
 const C_PAIR_ROUNDS = 5;
 /** V8 writes this in the trace line of a collection that the program requested. */
@@ -125,7 +112,9 @@ export async function runRing(plan: RingPlan, progress: (text: string) => void):
       steady: { ...steady, collections: collections[i]! },
     }));
     progress("the cost of the data plane's figures");
-    return { results, figures: await runFigures(directory, plan.figures), leftOut };
+    const figures = await runFigures(directory, plan.figures);
+    progress("the cost of limits that are never reached");
+    return { results, figures, unreached: await runUnreached(directory, plan.segments, plan.unreached), leftOut };
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
@@ -148,7 +137,7 @@ async function measure(
   { typescript, pairs, program }: Programs,
 ): Promise<Uncounted> {
   const requests = plan.requestsPerRound;
-  const round = { segments, requests, queues: 1, watchMemory: false };
+  const round = { segments, requests, queues: 1, watchMemory: false, limited: false };
   const pair = { ...round, queues: 2 };
   await typescript.run(round); // compiles the loop
   const several = navigator.hardwareConcurrency > 1;
@@ -167,7 +156,7 @@ async function measure(
     const both = await Promise.all([runC(program, segments, long), runC(program, segments, long)]);
     cPairNs.push(Math.max(...both) / long);
   }
-  const steadyOrder = { segments, requests: plan.steadyRequests, queues: 1, watchMemory: true };
+  const steadyOrder = { segments, requests: plan.steadyRequests, queues: 1, watchMemory: true, limited: false };
   const { heapGrowthBytes, residentGrowthBytes } = await typescript.run(steadyOrder);
   const steady = { requests: plan.steadyRequests, heapGrowthBytes, residentGrowthBytes };
   return { segments, requestsPerRound: requests, typescriptNs, cNs, pairNs, cPairNs, steady };
@@ -178,53 +167,4 @@ async function runC(program: string, segments: number, requests: number): Promis
   const { success, stdout } = await new Deno.Command(program, { args, stdin: "null", stderr: "inherit" }).output();
   if (!success) throw new Error("Cannot measure the C loop: it answered a request incorrectly");
   return JSON.parse(new TextDecoder().decode(stdout)).ns;
-}
-
-/** A running ring_process.ts. */
-class RingProcess implements AsyncDisposable {
-  readonly #child: Deno.ChildProcess;
-  readonly #input: WritableStreamDefaultWriter<Uint8Array>;
-  readonly #answers: ReadableStreamDefaultReader<string>;
-  readonly #trace: Promise<string>;
-  #unread = "";
-  #ended = false;
-
-  /** `directory`: has the joined modules. */
-  constructor(directory: string) {
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", `${V8_FLAGS},--trace-gc,--expose-gc`, `${directory}/${RING_PROGRAM}`],
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    this.#input = this.#child.stdin.getWriter();
-    this.#answers = this.#child.stderr.pipeThrough(new TextDecoderStream()).getReader();
-    this.#trace = new Response(this.#child.stdout).text();
-  }
-
-  async run(order: RingOrder): Promise<RingAnswer> {
-    await this.#input.write(new TextEncoder().encode(`${JSON.stringify(order)}\n`));
-    while (!this.#unread.includes("\n")) {
-      const { value, done } = await this.#answers.read();
-      if (done) throw new Error(`Cannot measure the ring: its process ended: ${this.#unread}`);
-      this.#unread += value;
-    }
-    const [line, ...rest] = this.#unread.split("\n");
-    this.#unread = rest.join("\n");
-    if (!line!.startsWith("{")) throw new Error(`Cannot measure the ring: ${line}${this.#unread}`);
-    return JSON.parse(line!);
-  }
-
-  /** Ends the process and returns V8's whole trace. */
-  async end(): Promise<string> {
-    this.#ended = true;
-    await this.#input.close();
-    await this.#child.status;
-    await this.#answers.cancel();
-    return await this.#trace;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#ended) await this.end().catch(() => {});
-  }
 }

@@ -22,6 +22,8 @@ import type {
   OwnedMemory,
 } from "../lib/hypervisor.ts";
 import { nullAttachment, openChannel } from "../lib/storage/engine/null.ts";
+import type { ThrottleMemory } from "../lib/storage/filter/budget.ts";
+import { DiskLimits } from "../lib/storage/filter/limits.ts";
 
 const GUEST = 5 as DomId;
 const DISK_SECTORS = 2 ** 21;
@@ -95,8 +97,14 @@ class NullEvents implements EventChannels {
 
 /** What the queues of one device share; see QueueSpec. */
 export interface SharedByQueues {
-  readonly busy: SharedArrayBuffer;
-  readonly busyQueues: number;
+  readonly busy?: SharedArrayBuffer;
+  readonly busyQueues?: number;
+  readonly throttle?: ThrottleMemory;
+}
+
+/** Limits of requests and of bytes that no ring here reaches. */
+export function unreachedLimits(): SharedByQueues {
+  return { throttle: new DiskLimits({ iops: 1e8, bytesPerSecond: 2 ** 42 }).memory };
 }
 
 /** Both ends of one ring. */
@@ -108,7 +116,7 @@ export class RingLoop {
   #id = 0;
   #sector = 0;
 
-  /** `shared`: the ring is one of several of its device. */
+  /** `shared`: the ring is one of several of its device, or its device has limits. */
   constructor(segments: number, shared?: SharedByQueues) {
     const abi = ABIS["x86_64-abi"];
     const ring = platform.memory.allocate(PAGE_BYTES);

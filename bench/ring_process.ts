@@ -5,11 +5,12 @@
  */
 
 import { createBusyTime } from "../lib/dataplane/busy_time.ts";
-import type { RingAnswer, RingOrder } from "./ring.ts";
-import { RingLoop } from "./ring_loop.ts";
+import { RingLoop, unreachedLimits } from "./ring_loop.ts";
+import type { RingAnswer, RingOrder } from "./ring_processes.ts";
 import type { ThreadOrder } from "./ring_thread.ts";
 
 const threads: Worker[] = [];
+/** By segments. A process gets orders of one kind, with or without limits. */
 const loops = new Map<number, RingLoop>();
 
 /** Collects all garbage, which writes a line to the trace. Lines between two of these come from the loop. */
@@ -17,8 +18,8 @@ function collectGarbage(): void {
   (globalThis as unknown as { gc(): void }).gc();
 }
 
-function obey({ segments, requests, watchMemory }: RingOrder): RingAnswer {
-  const loop = loops.get(segments) ?? new RingLoop(segments);
+function obey({ segments, requests, watchMemory, limited }: RingOrder): RingAnswer {
+  const loop = loops.get(segments) ?? new RingLoop(segments, limited ? unreachedLimits() : {});
   loops.set(segments, loop);
   if (watchMemory) collectGarbage();
   const before = Deno.memoryUsage();

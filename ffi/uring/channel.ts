@@ -190,12 +190,16 @@ export class UringChannel extends TableChannel {
     this.#owned.dispose();
   }
 
-  /** For the engine: the kernel has completed a submission of this channel. */
-  arrived(tag: number, result: number): void {
-    if (this.#advance(tag, result)) this.#unfinished[this.#unfinishedCount++] = tag;
+  /** For the engine: the kernel has completed a submission of this channel. True: {@linkcode goOn} has to be called. */
+  arrived(tag: number, result: number): boolean {
+    if (this.#advance(tag, result)) {
+      this.#unfinished[this.#unfinishedCount++] = tag;
+      return true;
+    }
+    return this.#checks.mayGoOn || this.#discards.mayGoOn;
   }
 
-  /** For the engine: prepares operations that came back unfinished again. */
+  /** For the engine: prepares operations again that came back unfinished, and those that waited for others to end. */
   goOn(): void {
     while (this.#unfinishedCount > 0) {
       const tag = this.#unfinished[--this.#unfinishedCount]!;
@@ -477,6 +481,11 @@ class CheckLine {
     this.#count--;
     this.underWay = true;
     return tag;
+  }
+
+  /** One waits, and none is under way. */
+  get mayGoOn(): boolean {
+    return this.#count > 0 && !this.underWay;
   }
 
   /** The operation that was under way has ended. */

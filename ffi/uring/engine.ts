@@ -61,6 +61,9 @@ export class UringEngine implements Parker, UringHost {
   readonly #word: Int32Array;
   /** By number: a channel, or undefined for a free one. */
   readonly #channels: (UringChannel | undefined)[] = [];
+  /** So many of this list have something to go on with; one may be there several times. It keeps its memory. */
+  readonly #goingOn: (UringChannel | undefined)[] = [];
+  #goingOnCount = 0;
   /** By their watch's number. */
   readonly #watched = new Map<number, Wakeable>();
   readonly #expired: number[] = [];
@@ -169,8 +172,11 @@ export class UringEngine implements Parker, UringHost {
       const watched = this.#watched.get(watch);
       if (watched !== undefined) this.#watch(watch, watched);
     }
-    const channels = this.#channels;
-    for (let i = 0; i < channels.length; i++) channels[i]?.goOn();
+    while (this.#goingOnCount > 0) {
+      const channel = this.#goingOn[--this.#goingOnCount]!;
+      this.#goingOn[this.#goingOnCount] = undefined;
+      channel.goOn();
+    }
   }
 
   #consume(): void {
@@ -181,8 +187,10 @@ export class UringEngine implements Parker, UringHost {
       while (head !== tail) {
         const at = (head & completionMask) * CQE_WORDS;
         const high = completions[at + 1]!;
-        if (high >= FOR_CHANNEL) this.#channels[high - FOR_CHANNEL]!.arrived(completions[at]!, completions[at + 2]!);
-        else if (high === FOR_WATCH) this.#fired(completions[at]!, completions[at + 3]!);
+        if (high >= FOR_CHANNEL) {
+          const channel = this.#channels[high - FOR_CHANNEL]!;
+          if (channel.arrived(completions[at]!, completions[at + 2]!)) this.#goingOn[this.#goingOnCount++] = channel;
+        } else if (high === FOR_WATCH) this.#fired(completions[at]!, completions[at + 3]!);
         head = (head + 1) | 0;
       }
       ring.consume(head);

@@ -62,7 +62,7 @@ export class BackendDevice {
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
   /** What is in front of its image, what {@linkcode change} changes, and its image. */
-  readonly held: Pick<DeviceResources, "filters" | "live" | "image" | "rings">;
+  readonly held: Pick<DeviceResources, "engine" | "filters" | "live" | "image" | "rings">;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */

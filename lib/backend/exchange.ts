@@ -12,7 +12,7 @@ import { unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import type { QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
-import type { Disk } from "../storage/disk.ts";
+import type { Disk, EngineName } from "../storage/disk.ts";
 import type { AllLimits } from "../storage/filter/limits.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { isLockRefusal } from "../storage/qemu/explain.ts";
@@ -93,6 +93,8 @@ export interface HeldDevice {
   } | undefined;
   /** The open rings. */
   readonly rings: readonly unknown[];
+  /** Of the device's settings, whoever serves the image at present. */
+  readonly engine: EngineName;
 }
 
 /** What became of it. */

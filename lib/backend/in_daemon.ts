@@ -8,9 +8,10 @@
 import { errorText, XenblkError } from "../errors.ts";
 import type { FileIdentity } from "../hypervisor.ts";
 import { lookWithin } from "../path_lookup.ts";
-import type { Disk } from "../storage/disk.ts";
+import type { Disk, EngineName } from "../storage/disk.ts";
 import { identityOf } from "../storage/image/file.ts";
 import { isFile, needsDaemon } from "../storage/image/formats.ts";
+import { realImagePath } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams } from "../storage/image/spec.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { OpenImage } from "./resource_types.ts";
@@ -18,8 +19,13 @@ import type { OpenImage } from "./resource_types.ts";
 /** The value of the node where the file is not known: the image came to the daemon by its name. */
 export const UNKNOWN_FILE = "unknown";
 
-/** Whether the image of these nodes has its own engine again once nobody needs the daemon. */
-export function isVisit({ inDaemon, params }: Pick<DeviceDescription, "inDaemon" | "params">, disk: Disk): boolean {
+/** Whether the image of these nodes has its own engine again once nobody needs the daemon. `engine`: that of the settings. */
+export function isVisit(
+  { inDaemon, params }: Pick<DeviceDescription, "inDaemon" | "params">,
+  disk: Disk,
+  engine: EngineName,
+): boolean {
+  if (engine === "qemu") return false; // it would leave into the same daemon
   const image = disk.daemon?.image;
   // Not while it has an overlay on top, nor before the nodes name what is below that again.
   return inDaemon !== undefined && image !== undefined && !needsDaemon(image) && (disk.named ?? params) === params;
@@ -52,17 +58,23 @@ export class StayingFile {
     const known = description.inDaemon === UNKNOWN_FILE ? undefined : description.inDaemon;
     const identity = disk.image?.identity;
     const text = identity === undefined ? known : textOf(identity);
+    if (text === undefined && await disk.daemon?.isReplaced(await realImagePath(image.target))) {
+      throw replaced(image.target);
+    }
     return new StayingFile(image.target, text ?? textOf(await lookAt(image.target)));
   }
 
   /** Rejects with {@linkcode XenblkError} if another one was opened, or has its path by now. */
   async check(opened?: Disk): Promise<void> {
     const identity = opened?.image?.identity ?? await lookAt(this.#path);
-    if (textOf(identity) === this.text) return;
-    throw new XenblkError(`Cannot go on with ${this.#path}: another file has taken the place of the disk's image`, {
-      remedy: "put the disk's own image back there, or move the disk to the new one with `xenblk swap`",
-    });
+    if (textOf(identity) !== this.text) throw replaced(this.#path);
   }
+}
+
+function replaced(path: string): XenblkError {
+  return new XenblkError(`Cannot go on with ${path}: another file has taken the place of the disk's image`, {
+    remedy: "put the disk's own image back there, or move the disk to the new one with `xenblk swap`",
+  });
 }
 
 function textOf({ device, inode }: FileIdentity): string {

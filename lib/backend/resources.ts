@@ -8,7 +8,7 @@ import { isAbort } from "../abort.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
-import { type Disk, type DiskRequest, writesImage } from "../storage/disk.ts";
+import { type Disk, type DiskRequest, type EngineName, writesImage } from "../storage/disk.ts";
 import { checkNewSize } from "../storage/image/grow.ts";
 import { lockImage } from "../storage/image/lock.ts";
 import type { Ring } from "../xenbus/transitions.ts";
@@ -22,16 +22,8 @@ import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
 import { LiveSettings } from "./live_settings.ts";
 import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
-import { nameOf, openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
+import { nameOf, openedOf, type RingExtras, type RingsOpening, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
-
-/** Rings that are being opened. */
-interface RingsOpening {
-  readonly connection: Connection;
-  readonly operation: Operation<PromiseSettledResult<QueueHandle>[]>;
-  /** Rings that the data plane has not begun to open are then refused. */
-  readonly abandon: AbortController;
-}
 
 /** Lock, image, rings and counters of one device. Its calls must not overlap. */
 export class DeviceResources {
@@ -97,6 +89,11 @@ export class DeviceResources {
     this.journals = new DeviceJournals(journals, label, keepJournals);
     this.filters = new DeviceFilters(services.settings, { device: label, warn: events.warn }, services.holds);
     this.live = new LiveSettings(services, this.filters);
+  }
+
+  /** Of the settings, whoever serves the image at present. */
+  get engine(): EngineName {
+    return this.#services.settings.engine;
   }
 
   /** The open image, if there is one. */

@@ -6,12 +6,21 @@ import type { QueueHandle, QueueSpec } from "../dataplane/types.ts";
 import type { DeviceCounters } from "./device_counters.ts";
 import type { DeviceFilters } from "./device_filters.ts";
 import type { LiveSettings } from "./live_settings.ts";
-import type { RingPlace } from "./resource_types.ts";
+import type { Connection, RingPlace } from "./resource_types.ts";
 import type { Disk } from "../storage/disk.ts";
 import type { DeviceSettings } from "./settings.ts";
+import type { Operation } from "./waits.ts";
 
 /** What depends on how the ring is opened: for the first time, or again. */
 export type RingExtras = Pick<QueueSpec, "journal" | "held">;
+
+/** Rings that are being opened. */
+export interface RingsOpening {
+  readonly connection: Connection;
+  readonly operation: Operation<PromiseSettledResult<QueueHandle>[]>;
+  /** Rings that the data plane has not begun to open are then refused. */
+  readonly abandon: AbortController;
+}
 
 /** What all rings of a device share. */
 interface Shared {

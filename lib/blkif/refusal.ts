@@ -34,8 +34,8 @@ export function refusalReason(slots: RequestSlots, slot: number, limits: DiskLim
 
 function describeBadSegment(slots: RequestSlots, slot: number, count: number): string {
   for (let i = 0; i < count; i++) {
-    const first = slots.firstSector[slot * slots.maxSegments + i]!;
-    const last = slots.lastSector[slot * slots.maxSegments + i]!;
+    const first = slots.firstSector[slots.firstSegment[slot]! + i]!;
+    const last = slots.lastSector[slots.firstSegment[slot]! + i]!;
     if (first > last || last >= SECTORS_PER_PAGE) {
       return `segment ${i} has sectors ${first} to ${last} of a page that holds 0 to ${SECTORS_PER_PAGE - 1}`;
     }

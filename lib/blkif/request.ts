@@ -60,7 +60,13 @@ export class RequestSlots {
   readonly offsetBytes: Float64Array<ArrayBuffer>;
   /** Length of all segments together, 0 without data; set by `validateRequest`. */
   readonly lengthBytes: Uint32Array<ArrayBuffer>;
-  /** Segment i of a slot is at `slot * maxSegments + i`, here and in the next two. */
+  /**
+   * Where the segments of a slot begin in the next three: set when they are decoded. Single ones are side by side, since
+   * most requests have one, and those of a ring then share a few lines of the processor's caches.
+   */
+  readonly firstSegment: Uint32Array<ArrayBuffer>;
+  /** The entries of the next three: see {@linkcode segmentEntries}. */
+  readonly segmentEntries: number;
   readonly grefs: Uint32Array;
   readonly firstSector: Uint8Array;
   readonly lastSector: Uint8Array;
@@ -90,7 +96,7 @@ export class RequestSlots {
     readonly slots: number,
     readonly maxSegments: number,
     readonly maxIndirectSegments: number = 0,
-    { buffer, byteOffset }: Uint8Array = new Uint8Array(slots * maxSegments * SEGMENT_BYTES),
+    { buffer, byteOffset }: Uint8Array = new Uint8Array(segmentEntries(slots, maxSegments) * SEGMENT_BYTES),
   ) {
     const most = Math.min(maxSegments, MAX_INDIRECT_PAGES_PER_REQUEST * SEGMENTS_PER_INDIRECT_PAGE);
     if (maxIndirectSegments > most) {
@@ -105,7 +111,9 @@ export class RequestSlots {
     this.segmentCount = new Uint16Array(slots);
     this.offsetBytes = new Float64Array(slots);
     this.lengthBytes = new Uint32Array(slots);
-    const segments = slots * maxSegments;
+    const segments = segmentEntries(slots, maxSegments);
+    this.segmentEntries = segments;
+    this.firstSegment = new Uint32Array(slots);
     this.grefs = new Uint32Array(buffer, byteOffset, segments);
     this.firstSector = new Uint8Array(buffer, byteOffset + 4 * segments, segments);
     this.lastSector = new Uint8Array(buffer, byteOffset + 5 * segments, segments);
@@ -117,6 +125,22 @@ export class RequestSlots {
     this.discardSectorsHigh = new Uint32Array(slots);
     this.discardBytes = new Float64Array(slots);
   }
+}
+
+/**
+ * Entries that are not used are between those of two slots. At a distance of a power of two the first segments of all slots
+ * would be in the same few lines of the processor's caches.
+ */
+const UNUSED_SEGMENTS = 8;
+
+/** How many entries so many slots have: one for a single segment each, and those for several. */
+export function segmentEntries(slots: number, maxSegments: number): number {
+  return slots * (1 + maxSegments + UNUSED_SEGMENTS);
+}
+
+/** Chooses the place of so many segments. */
+function placeSegments(slots: RequestSlots, slot: number, count: number): number {
+  return slots.firstSegment[slot] = count <= 1 ? slot : slots.slots + slot * (slots.maxSegments + UNUSED_SEGMENTS);
 }
 
 /** How many indirect pages `segments` segments need. */
@@ -152,13 +176,8 @@ export function decodeRequest(
   const wireCount = u8[byteOffset + abi.segmentCountOffset]!;
   slots.segmentCount[slot] = wireCount;
   const fitting = slots.maxSegments < MAX_SEGMENTS_PER_REQUEST ? slots.maxSegments : MAX_SEGMENTS_PER_REQUEST;
-  decodeSegments(
-    snapshot,
-    byteOffset + abi.segmentsOffset,
-    slots,
-    slot * slots.maxSegments,
-    wireCount < fitting ? wireCount : fitting, // Math.min would go through floating point
-  );
+  const count = wireCount < fitting ? wireCount : fitting; // Math.min would go through floating point
+  decodeSegments(snapshot, byteOffset + abi.segmentsOffset, slots, placeSegments(slots, slot, count), count);
 }
 
 function decodeSegments(
@@ -224,7 +243,8 @@ export function decodeIndirectSegments(
   slots: RequestSlots,
   slot: number,
 ): void {
-  decodeSegments(pages, byteOffset, slots, slot * slots.maxSegments, slots.segmentCount[slot]!);
+  const count = slots.segmentCount[slot]!;
+  decodeSegments(pages, byteOffset, slots, placeSegments(slots, slot, count), count);
   slots.operation[slot] = slots.innerOperation[slot]!;
   slots.hasIndirectSegments[slot] = 1;
 }
@@ -316,7 +336,7 @@ function checkSegments(slots: RequestSlots, slot: number, count: number, limits:
   const alignMask = (limits.logicalSectorBytes >>> SECTOR_SHIFT) - 1;
   let misaligned = slots.sectorLow[slot]! & alignMask;
   let total = 0;
-  const end = slot * slots.maxSegments + count;
+  const end = slots.firstSegment[slot]! + count;
   for (let entry = end - count; entry < end; entry++) {
     const first = slots.firstSector[entry]!;
     const last = slots.lastSector[entry]!;

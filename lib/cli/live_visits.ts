@@ -61,12 +61,13 @@ function disksOf(service: Service, jobs: LazyJobs): VisitDisks {
   return {
     look: (device): VisitedDisk | undefined => {
       const report = reportOf(device);
-      const image = report && devices.heldBy(addressAt(report.backendPath))?.image;
+      const held = report && devices.heldBy(addressAt(report.backendPath));
+      const image = held?.image;
       if (report === undefined || image === undefined) return undefined;
       const { connected, backendState, frontendState } = report;
       return {
         inDaemon: image.disk.daemon !== undefined,
-        visits: isVisit(image.description, image.disk),
+        visits: isVisit(image.description, image.disk, held!.engine),
         used: connected && backendState === "Connected" && frontendState === "Connected",
       };
     },

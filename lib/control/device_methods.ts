@@ -5,14 +5,17 @@
  */
 
 import { unlessAborted } from "../abort.ts";
+import type { HeldDevice } from "../backend/exchange.ts";
 import { deviceLabel } from "../backend/journals.ts";
 import { ABI_NAMES } from "../blkif/abi.ts";
 import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
 import type { JobReport } from "../jobs/job.ts";
+import type { TargetRequest } from "../jobs/mirror.ts";
 import { paramsOfText } from "../storage/image/spec.ts";
 import { detachDevice } from "../toolstack/detach.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
+import { SECTOR_BYTES } from "../units.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import type { Call } from "./connection.ts";
@@ -140,7 +143,9 @@ async function mirror(process: ControlledProcess, given: Params): Promise<Method
   const { device, image, ...how } = readParams("mirror", table, given, required);
   addressOf(process.service, device);
   const params = await paramsOfText(image);
-  return await inDaemon(process, device, `mirror ${device}`, () => startMirror(process, { device, params, ...how }));
+  const wanted = { device, params, ...how };
+  await checkMirror(process, wanted);
+  return await inDaemon(process, device, `mirror ${device}`, () => startMirror(process, wanted));
 }
 
 /** A mirror, as it was asked for. */
@@ -151,12 +156,31 @@ interface MirrorParams {
   readonly bytesPerSecond?: number;
 }
 
+/** A guest does not wait for its disk to enter a daemon if the target is no good. */
+async function checkMirror(process: ControlledProcess, { device, params }: MirrorParams): Promise<void> {
+  const held = process.service.devices.heldBy(addressOf(process.service, device));
+  if (held?.image === undefined) return;
+  const { checkTarget } = await import("../jobs/mirror.ts");
+  const needBytes = held.image.disk.properties.sectors * SECTOR_BYTES;
+  await checkTarget({ ...targetOf(process, device, held), params, needBytes });
+}
+
+function targetOf(
+  { service: { devices }, platform }: ControlledProcess,
+  device: string,
+  { rings }: HeldDevice,
+): Omit<TargetRequest, "params"> {
+  const { allowImages } = devices.settings;
+  return { device, rings: rings.length, allowImages, checkUnused: deviceCheck(platform, `the mirror of ${device}`) };
+}
+
 async function startMirror(
-  { service: { devices }, service, jobs, platform }: ControlledProcess,
+  process: ControlledProcess,
   { timeoutMs = SWAP_TIMEOUT_MS, ...wanted }: MirrorParams,
 ): Promise<{ readonly job: JobReport }> {
   const { device } = wanted;
-  const held = devices.heldBy(addressOf(service, device));
+  const { service, jobs } = process;
+  const held = service.devices.heldBy(addressOf(service, device));
   const daemon = held?.image?.disk.daemon;
   if (daemon === undefined || jobs === undefined) {
     throw new XenblkError(`Cannot mirror ${device}: no storage daemon serves it`, {
@@ -164,16 +188,7 @@ async function startMirror(
     });
   }
   const { orderMirror } = await import("../jobs/mirror.ts");
-  const { allowImages } = devices.settings;
-  const checkDevice = deviceCheck(platform, `the mirror of ${device}`);
-  const order = await orderMirror({
-    ...wanted,
-    daemon,
-    rings: held!.rings.length,
-    timeoutMs,
-    allowImages,
-    checkDevice,
-  });
+  const order = await orderMirror({ ...targetOf(process, device, held!), ...wanted, daemon, timeoutMs });
   return { job: await (await jobs.load()).start(order) };
 }
 

@@ -50,6 +50,11 @@ export class GuestShare {
   weight = 0;
   nextParts = 0;
   nextWeight = 0;
+
+  /** The guest is gone: it does not count in the round that ends next. */
+  forget(): void {
+    this.nextParts = this.nextWeight = 0;
+  }
 }
 
 /** A queue's place in virtual time. */
@@ -87,6 +92,11 @@ export class Fairness {
   readonly #times = new Float64Array([0, Infinity]);
   /** Of all guests that were busy in the last round. */
   #weight = DEFAULT_WEIGHT;
+  /** Those guests, and those that are in this round: so many of each list, which keep their memory. */
+  #last: GuestShare[] = [];
+  #lastCount = 0;
+  #counted: GuestShare[] = [];
+  #countedCount = 0;
   /** Something was done in this look. */
   #served = false;
 
@@ -113,25 +123,33 @@ export class Fairness {
     share.isActive = this.#served = true;
   }
 
-  /** Once per queue and round, before {@linkcode endRound}. */
+  /** Once per queue that is looked at and round, before {@linkcode endRound}. */
   count(share: QueueShare, isBusy: boolean): void {
     if (!share.isActive && !isBusy) return;
     share.isActive = false;
     const { guest, weight } = share;
+    if (guest.nextParts === 0) this.#counted[this.#countedCount++] = guest;
     guest.nextParts += share.parts;
     if (weight > guest.nextWeight) guest.nextWeight = weight;
   }
 
-  /** All queues were looked at. */
-  endRound(guests: readonly { readonly share: GuestShare }[]): void {
+  /** All queues were looked at that have something to do. The guests of the others cost nothing. */
+  endRound(): void {
+    const last = this.#last;
+    for (let i = 0; i < this.#lastCount; i++) last[i]!.parts = last[i]!.weight = 0;
+    const counted = this.#counted;
     let sum = 0;
-    for (let i = 0; i < guests.length; i++) {
-      const { share } = guests[i]!;
+    for (let i = 0; i < this.#countedCount; i++) {
+      const share = counted[i]!;
       share.parts = share.nextParts;
       share.weight = share.nextWeight;
       share.nextParts = share.nextWeight = 0;
       sum += share.weight;
     }
+    this.#last = counted;
+    this.#lastCount = this.#countedCount;
+    this.#counted = last;
+    this.#countedCount = 0;
     this.#weight = Math.max(sum, LEAST_WEIGHT);
   }
 

@@ -4,7 +4,7 @@
  */
 
 import { type DomId, type EventChannels, EVENTS_OVERFLOWED, type EvtchnPort, type GrantTable } from "../hypervisor.ts";
-import type { Parker, Platform } from "../hypervisor.ts";
+import type { Parker, Platform, Wakeable } from "../hypervisor.ts";
 import { GRANTS_PER_RING } from "./connection.ts";
 import { GuestShare } from "./fairness.ts";
 
@@ -24,7 +24,7 @@ export interface GuestTable {
 /** What an event of a guest is for. */
 export interface EventTarget {
   /** It has to be visited. */
-  hasWork: boolean;
+  wake(): void;
 }
 
 /** A guest domain with rings in one reactor. */
@@ -33,21 +33,28 @@ export class Guest<Ring extends EventTarget> implements Disposable {
   readonly byPort = new Map<EvtchnPort, Ring>();
   /** What its rings weigh. */
   readonly share = new GuestShare();
+  /** Its number among the guests of the reactor. */
+  index = 0;
   /** One of its rings was closed, and that ring's events may still wait to be taken. */
   hasClosed = false;
   readonly #platform: Platform;
   readonly #tables: GuestTable[] = [];
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
+  /** Every event is reported: nothing has to be taken before. */
+  #isReported = false;
+  /** The last take found nothing. */
+  #isEmpty = false;
   readonly #owned: DisposableStack;
 
-  /** Throws what opening the guest's event channels throws. */
-  constructor(readonly domain: DomId, platform: Platform, parker: Parker) {
+  /** `alert` is called when there may be events to take. Throws what opening the guest's event channels throws. */
+  constructor(readonly domain: DomId, platform: Platform, parker: Parker, alert: (guest: Guest<Ring>) => void) {
     this.#platform = platform;
     using undo = new DisposableStack();
     undo.defer(() => this.#tables.forEach(({ grants }) => grants[Symbol.dispose]()));
     this.events = undo.use(platform.openEventChannels(domain));
-    parker.watch(this.events);
-    undo.defer(() => parker.unwatch(this.events));
+    const source = this.#source(() => alert(this));
+    parker.watch(source);
+    undo.defer(() => parker.unwatch(source));
     this.#owned = undo.move();
   }
 
@@ -78,8 +85,9 @@ export class Guest<Ring extends EventTarget> implements Disposable {
       if (count === EVENTS_OVERFLOWED) this.wakeAll();
       for (let i = 0; i < count; i++) {
         const ring = this.byPort.get(this.#ports[i]! as EvtchnPort);
-        if (ring !== undefined) ring.hasWork = true;
+        ring?.wake();
       }
+      this.#isEmpty = count === 0;
       if (count === 0) this.hasClosed = false;
       const several = this.byPort.size > 1 || this.hasClosed;
       if (count !== PORTS_PER_TAKE && !(count > 0 && several)) return false;
@@ -88,10 +96,34 @@ export class Guest<Ring extends EventTarget> implements Disposable {
   }
 
   wakeAll(): void {
-    for (const ring of this.byPort.values()) ring.hasWork = true;
+    for (const ring of this.byPort.values()) ring.wake();
+  }
+
+  /** There is nothing to take until `alert` is called. */
+  get isSilent(): boolean {
+    return this.#isReported && this.#isEmpty;
   }
 
   [Symbol.dispose](): void {
     this.#owned.dispose();
+  }
+
+  /** The event channels, and who else hears of their events. */
+  #source(alert: () => void): Wakeable {
+    const { events } = this;
+    const source: Wakeable = {
+      fd: events.fd,
+      fired: () => {
+        events.fired();
+        alert();
+      },
+    };
+    if (events.setWatched === undefined) return source;
+    const setWatched = (watched: boolean): void => {
+      events.setWatched?.(watched);
+      this.#isReported = watched;
+      alert();
+    };
+    return { ...source, setWatched };
   }
 }

@@ -4,15 +4,17 @@
  * outside: turn, sleep.
  */
 
-import type { DomId, Parker, Platform } from "../hypervisor.ts";
+import type { Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
 import { LogLimiter, warningsTo } from "../rate_limit.ts";
 import type { BufferOpener, ChannelOpener } from "../storage/disk.ts";
 import { openConnection, type OpenRequest } from "./connection.ts";
 import { Fairness, FAULT_COST, QueueShare, Weight } from "./fairness.ts";
-import { Guest } from "./guest.ts";
+import type { Guest } from "./guest.ts";
+import { Guests } from "./guests.ts";
 import { PollTime } from "./poll_time.ts";
-import { isHeavyAndReady, isOver, isReady, makeDueReady, type Served, sooner } from "./served.ts";
+import { isActive, isOver, isReady, makeDueReady, Served, sooner } from "./served.ts";
+import { ServedList } from "./served_list.ts";
 
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
@@ -28,6 +30,8 @@ const SEVERAL_IN_FLIGHT = 4;
 const LIGHT_COST = 128 * 1024;
 /** Turns for which a light queue's ring is looked at, without an event, after its last request. */
 const LOOKS_AT_LIGHT = 64;
+/** A polled ring is looked at until so many visits to others had something to do after its last one that had. */
+const VISITS_WHILE_POLLED = 512;
 /** A turn that has cost so much ends, so that the light queues are visited again: with such queues, and without. */
 const COST_PER_TURN = 64 * 1024;
 const COST_PER_LONG_TURN = 512 * 1024;
@@ -72,11 +76,9 @@ export class Reactor implements Disposable {
   readonly #open: ReactorOptions;
   readonly #poll: PollTime;
   readonly #limiter: LogLimiter;
-  readonly #guests = new Map<DomId, Guest<Served>>();
-  #guestList: Guest<Served>[] = [];
-  readonly #served: Served[] = [];
-  /** Those of them with a channel that has a due time. */
-  #timed: Served[] = [];
+  readonly #guests: Guests;
+  readonly #rings = new ServedList();
+  readonly #served = this.#rings.all;
   #turnsSinceEvents = 0;
   /** Events of a guest were left for the next turn: its event queue must be seen empty before the reactor sleeps. */
   #eventsLeft = false;
@@ -93,6 +95,8 @@ export class Reactor implements Disposable {
   #hasLight = false;
   /** Requests in flight in the queues that the last round visited. */
   #inFlight = 0;
+  /** Counts the visits that cost something, beside other queues. */
+  #charged = 0;
   /** When the next round of releasing idle mappings is due; Infinity: no queue keeps any. */
   #idleRoundMs = Infinity;
   /** The queue that the current round has come to. */
@@ -102,6 +106,7 @@ export class Reactor implements Disposable {
     this.#platform = platform;
     this.#parker = parker;
     this.#host = host;
+    this.#guests = new Guests(platform, parker);
     this.#open = options;
     this.#poll = new PollTime(options.mostPollMs ?? 0);
     this.#limiter = new LogLimiter(warningsTo(host.warn), () => platform.now());
@@ -114,7 +119,7 @@ export class Reactor implements Disposable {
 
   /** Serves a ring from now on; its first pass does not wait for an event. Throws if it cannot be opened. */
   open(id: number, request: OpenRequest): void {
-    const guest = this.#guest(request.guest);
+    const guest = this.#guests.open(request.guest);
     const log = this.#limiter.forGuest(request.guest);
     const faults = { count: 0 };
     const complain = (line: string): void => {
@@ -128,30 +133,13 @@ export class Reactor implements Disposable {
       const { openChannel, openMemory } = this.#open;
       const connection = openConnection(request, this.#platform, handles, openChannel, complain, openMemory);
       table.rings++;
-      const served = {
-        id,
-        connection,
-        guest,
-        table,
-        hasWork: true,
-        closing: false,
-        leaving: false,
-        reportedBroken: false,
-        reportedLatched: false,
-        faults,
-        share: new QueueShare(guest.share, request.weight ?? new Weight().memory, request.busyQueues ?? 1),
-        cost: 0,
-        isHeavy: false,
-        looks: 0,
-        round: 0,
-        visitedDueMs: -1,
-        visitedMs: 0,
-      };
+      const share = new QueueShare(guest.share, request.weight ?? new Weight().memory, request.busyQueues ?? 1);
+      const served = new Served({ id, connection, guest, table, faults, share }, this.#rings.active);
+      served.chargedAt = this.#charged;
       if (request.held === true) connection.queue.pause();
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
-      this.#served.push(served);
-      this.#findTimed();
+      this.#rings.add(served);
     } finally {
       this.#releaseGuest(guest);
     }
@@ -159,15 +147,15 @@ export class Reactor implements Disposable {
 
   /** The disk of a queue has become larger. */
   grow(id: number, sectors: number): void {
-    this.#served.find((served) => served.id === id)?.connection.queue.grow(sectors);
+    this.#rings.find(id)?.connection.queue.grow(sectors);
   }
 
   /** Drains a queue; {@linkcode ReactorHost.closed} reports its end. */
   close(id: number): void {
-    const served = this.#served.find((served) => served.id === id);
+    const served = this.#rings.find(id);
     if (served === undefined) return this.#host.closed(id);
     served.closing = true;
-    served.hasWork = true;
+    served.wake();
     served.connection.limiter.hurries = true;
     served.connection.queue.drain();
   }
@@ -178,10 +166,10 @@ export class Reactor implements Disposable {
    * its ring is broken.
    */
   release(id: number, flush = false): boolean {
-    const served = this.#served.find((served) => served.id === id);
+    const served = this.#rings.find(id);
     if (served === undefined || served.closing || served.connection.queue.state !== "serving") return false;
     served.leaving = true;
-    served.hasWork = true;
+    served.wake();
     served.connection.limiter.hurries = true;
     served.connection.queue.pause(flush);
     return true;
@@ -189,10 +177,10 @@ export class Reactor implements Disposable {
 
   /** Goes on with a queue that was to leave, or begins with one that was opened `held`. False: it has left. */
   keep(id: number): boolean {
-    const served = this.#served.find((served) => served.id === id);
+    const served = this.#rings.find(id);
     if (served === undefined) return false;
     served.leaving = false;
-    served.hasWork = true;
+    served.wake();
     served.connection.limiter.hurries = false;
     served.connection.queue.resume();
     return true;
@@ -206,8 +194,9 @@ export class Reactor implements Disposable {
   /** One visit to every queue that has work. True: there may be more at once; false: the reactor may sleep. */
   turn(): boolean {
     if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) {
-      this.#takeEvents();
-      if (this.#timed.length > 0) makeDueReady(this.#timed, this.#platform);
+      this.#eventsLeft = this.#guests.takeEvents(this.#failed);
+      const { timed } = this.#rings;
+      if (timed.length > 0) makeDueReady(timed, this.#platform);
     }
     if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
     return this.#visitAll() || this.#eventsLeft;
@@ -237,18 +226,13 @@ export class Reactor implements Disposable {
     const fairness = this.#fairness;
     this.#round = (this.#round + 1) | 0;
     fairness.beginLook();
-    let busy = this.#served.some(isHeavyAndReady) && this.#visitLight();
+    let busy = this.#rings.hasHeavy && this.#visitLight();
     const most = this.#hasLight ? REQUESTS_PER_PASS : REQUESTS_PER_LONG_PASS;
     const mostCost = this.#hasLight ? COST_PER_TURN : COST_PER_LONG_TURN;
     let cost = 0;
-    for (let left = this.#served.length; left > 0; left--) {
-      if (this.#next >= this.#served.length) this.#endRound();
+    for (let left = this.#skipIdle(this.#served.length); left > 0; left = this.#skipIdle(left - 1)) {
       const served = this.#served[this.#next]!;
       const { queue } = served.connection;
-      if (cost >= mostCost) {
-        busy = true;
-        break;
-      }
       const isDone = served.round === this.#round || !isReady(served);
       if (!isDone && this.#mustWait(served)) fairness.waits(served.share);
       else if (!isDone) {
@@ -258,15 +242,35 @@ export class Reactor implements Disposable {
       this.#inFlight += queue.inFlight;
       fairness.count(served.share, queue.inFlight > 0);
       if (isOver(served)) this.#finish(this.#next);
-      else this.#next++;
+      else {
+        if (!isActive(served)) this.#rings.active.delete(this.#next);
+        this.#next++;
+      }
+      if (cost < mostCost || left === 1) continue;
+      if (this.#next >= this.#served.length) this.#endRound();
+      busy = true;
+      break;
     }
     if (cost >= COST_PER_TURN) this.#turnsSinceEvents = 0;
     return fairness.endLook() || busy;
   }
 
+  /** Goes on to the next queue that is looked at, of the `left` ones that come next. How many are left then; 0: none is. */
+  #skipIdle(left: number): number {
+    while (left > 0) {
+      if (this.#next >= this.#served.length) this.#endRound();
+      const next = this.#rings.active.from(this.#next);
+      const skipped = Math.min(next - this.#next, left);
+      this.#next += skipped;
+      left -= skipped;
+      if (this.#next === next && next < this.#served.length) break;
+    }
+    return left;
+  }
+
   #endRound(): void {
     this.#next = 0;
-    this.#fairness.endRound(this.#guestList);
+    this.#fairness.endRound();
   }
 
   /** Others come first. A queue that has nothing to do is visited, which costs nothing: then it may sleep. */
@@ -283,7 +287,7 @@ export class Reactor implements Disposable {
     this.#hasLight = false;
     for (let pass = 0; pass < 2; pass++) {
       let started = false;
-      for (let i = 0; i < this.#served.length; i++) {
+      for (let i = this.#rings.lightFrom(0); i < this.#served.length; i = this.#rings.lightFrom(i + 1)) {
         const served = this.#served[i]!;
         const { queue } = served.connection;
         if (served.isHeavy || (pass === 0 ? !isReady(served) && !this.#looksAt(served) : queue.inFlight === 0)) {
@@ -305,9 +309,10 @@ export class Reactor implements Disposable {
   #looksAt(served: Served): boolean {
     if (served.looks === 0) return false;
     this.#hasLight = true;
-    served.looks--;
-    served.hasWork = served.connection.queue.hasRequest;
-    return served.hasWork;
+    this.#rings.setLooks(served, served.looks - 1);
+    if (!served.connection.queue.hasRequest) return false;
+    served.wake();
+    return true;
   }
 
   /**
@@ -315,7 +320,8 @@ export class Reactor implements Disposable {
    * sleeps after the last use of kept mappings end early, to release them; from then on nothing disturbs an idle reactor.
    */
   sleep(timeoutMs: number): void {
-    const dueMs = this.#timed.length > 0 ? makeDueReady(this.#timed, this.#platform) : -1;
+    const { timed } = this.#rings;
+    const dueMs = timed.length > 0 ? makeDueReady(timed, this.#platform) : -1;
     const idleMs = sooner(this.#releaseIdle(), dueMs);
     this.#turnsSinceEvents = 0;
     if (idleMs === 0) return;
@@ -343,7 +349,9 @@ export class Reactor implements Disposable {
   /** Asks the frontends that were polled to notify again. True: one of them has already sent a request. */
   #restAll(): boolean {
     let more = false;
-    for (const served of this.#served) {
+    const { active } = this.#rings;
+    for (let i = active.from(0); i < this.#served.length; i = active.from(i + 1)) {
+      const served = this.#served[i]!;
       if (!served.hasWork) continue;
       const { queue } = served.connection;
       served.hasWork = queue.rest();
@@ -362,8 +370,8 @@ export class Reactor implements Disposable {
     const { queue, limiter } = served.connection;
     if (limiter.isStale) this.#limit(served);
     const faults = served.faults.count;
-    const polled = this.#poll.nowMs > 0;
     const alone = this.#served.length === 1;
+    const polled = this.#poll.nowMs > 0 && (alone || ((this.#charged - served.chargedAt) | 0) < VISITS_WHILE_POLLED);
     if (!alone || this.#hasWaited) queue.interrupted();
     this.#hasWaited = false;
     let more = queue.step(most);
@@ -384,7 +392,8 @@ export class Reactor implements Disposable {
     served.cost = cost;
     if (cost > 0 && !alone) {
       served.isHeavy = cost > LIGHT_COST || queue.unanswered >= SEVERAL_IN_FLIGHT;
-      served.looks = LOOKS_AT_LIGHT;
+      this.#rings.setLooks(served, LOOKS_AT_LIGHT);
+      served.chargedAt = this.#charged = (this.#charged + 1) | 0;
       this.#fairness.charge(served.share, cost);
     }
     if (this.#idleRoundMs === Infinity && queue.keepsMemory) this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
@@ -401,11 +410,7 @@ export class Reactor implements Disposable {
   #limit({ connection: { queue, limiter } }: Served): void {
     limiter.adapt();
     queue.way = limiter;
-    this.#findTimed();
-  }
-
-  #findTimed(): void {
-    this.#timed = this.#served.filter(({ connection }) => connection.limiter.isTimed);
+    this.#rings.findTimed();
   }
 
   #noteLatch(served: Served): void {
@@ -435,33 +440,15 @@ export class Reactor implements Disposable {
     this.#host.debug(`event channels of domain ${domain} are not restricted to it: ${events.unrestricted}`);
   }
 
-  #takeEvents(): void {
-    this.#eventsLeft = false;
-    for (const guest of this.#guestList) {
-      try {
-        if (guest.takeEvents()) this.#eventsLeft = true;
-      } catch (error) {
-        // Its rings are visited anyway; other guests are not affected.
-        this.#limiter.forGuest(guest.domain).warning(errorText(error));
-        guest.wakeAll();
-      }
-    }
-  }
-
-  #guest(domain: DomId): Guest<Served> {
-    const known = this.#guests.get(domain);
-    if (known !== undefined) return known;
-    const guest = new Guest<Served>(domain, this.#platform, this.#parker);
-    this.#guests.set(domain, guest);
-    this.#guestList = [...this.#guests.values()];
-    return guest;
-  }
+  /** A guest's events cannot be taken: its rings are visited anyway, and other guests are not affected. */
+  readonly #failed = (guest: Guest<Served>, error: unknown): void => {
+    this.#limiter.forGuest(guest.domain).warning(errorText(error));
+    guest.wakeAll();
+  };
 
   #releaseGuest(guest: Guest<Served>): void {
-    if (guest.byPort.size > 0) return;
-    this.#guests.delete(guest.domain);
+    if (!this.#guests.leaves(guest)) return;
     this.#limiter.forget(guest.domain);
-    this.#guestList = [...this.#guests.values()];
     this.#release(guest);
   }
 
@@ -473,13 +460,12 @@ export class Reactor implements Disposable {
   }
 
   #remove(index: number): void {
-    const [served] = this.#served.splice(index, 1);
-    this.#findTimed();
-    served!.guest.byPort.delete(served!.connection.port);
-    served!.guest.hasClosed = true;
-    this.#release(served!.connection);
-    served!.table.rings--;
-    this.#releaseGuest(served!.guest);
+    const { guest, connection, table } = this.#rings.remove(index);
+    guest.byPort.delete(connection.port);
+    guest.hasClosed = true;
+    this.#release(connection);
+    table.rings--;
+    this.#releaseGuest(guest);
   }
 
   /** Reports a failed release: that resource is lost, and the other queues continue. */

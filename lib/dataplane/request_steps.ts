@@ -193,7 +193,7 @@ export class RequestSteps {
   #startData(slot: number): void {
     const slots = this.#slots;
     slots.phase[slot] = PHASE_DATA;
-    const first = slot * slots.maxSegments;
+    const first = slots.firstSegment[slot]!;
     const count = slots.vectorCount[slot]!;
     const offsetBytes = slots.offsetBytes[slot]!;
     if (slots.operation[slot] === OP_READ) this.channel.read(slot, offsetBytes, first, count);

@@ -6,37 +6,63 @@ import type { Platform } from "../hypervisor.ts";
 import type { Connection } from "./connection.ts";
 import type { QueueShare } from "./fairness.ts";
 import type { Guest, GuestTable } from "./guest.ts";
+import type { IndexSet } from "./index_set.ts";
 
 /** How much later a queue is due if its channel, once visited, still names a time that has passed. */
 const OVERDUE_MS = 1;
 
+/** What a queue is served with. */
+export type ServedParts = Pick<Served, "id" | "connection" | "guest" | "table" | "faults" | "share">;
+
 /** A queue that is served here, and whether it has to be visited. */
-export interface Served {
+export class Served {
   readonly id: number;
   readonly connection: Connection;
   readonly guest: Guest<Served>;
   readonly table: GuestTable;
-  hasWork: boolean;
-  closing: boolean;
-  /** It leaves this reactor once nothing is in flight. */
-  leaving: boolean;
-  reportedBroken: boolean;
-  reportedLatched: boolean;
   /** Bad requests and failures so far. */
   readonly faults: { count: number };
   /** Its place among the others. */
   readonly share: QueueShare;
+  /** Its number among the rings of the reactor. */
+  index = 0;
+  hasWork = true;
+  closing = false;
+  /** It leaves this reactor once nothing is in flight. */
+  leaving = false;
+  reportedBroken = false;
+  reportedLatched = false;
   /** What its last visit cost. */
-  cost: number;
+  cost = 0;
   /** Its last visit cost much, or it has many requests in flight and on the ring. */
-  isHeavy: boolean;
+  isHeavy = false;
   /** Turns for which its ring is still looked at without an event. */
-  looks: number;
+  looks = 0;
   /** The round in which it was last visited before the heavy queues. */
-  round: number;
+  round = 0;
+  /** The reactor's count of visits that cost something, when this queue last had one. */
+  chargedAt = 0;
   /** The due time for which the queue was last visited, and the time of that visit. */
-  visitedDueMs: number;
-  visitedMs: number;
+  visitedDueMs = -1;
+  visitedMs = 0;
+  readonly #active: IndexSet;
+
+  /** `active`: the numbers of the reactor's rings that are looked at. */
+  constructor({ id, connection, guest, table, faults, share }: ServedParts, active: IndexSet) {
+    this.id = id;
+    this.connection = connection;
+    this.guest = guest;
+    this.table = table;
+    this.faults = faults;
+    this.share = share;
+    this.#active = active;
+  }
+
+  /** It has to be visited. */
+  wake(): void {
+    this.hasWork = true;
+    this.#active.add(this.index);
+  }
 }
 
 /** It has work, or I/O in flight, which may be over. */
@@ -49,9 +75,9 @@ export function isOver({ closing, leaving, connection: { queue } }: Served): boo
   return closing ? queue.state === "drained" : leaving && queue.isQuiet;
 }
 
-/** The same of one with much to do. */
-export function isHeavyAndReady(served: Served): boolean {
-  return served.isHeavy && isReady(served);
+/** A visit, or an end, may become due without anything that wakes it. */
+export function isActive(served: Served): boolean {
+  return isReady(served) || served.closing || served.leaving;
 }
 
 /** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
@@ -74,7 +100,7 @@ function makeReady(timed: readonly Served[], now: number): number {
       if (leftMs !== Infinity) nextMs = sooner(nextMs, leftMs);
       continue;
     }
-    served.hasWork = true;
+    served.wake();
     served.visitedDueMs = served.connection.limiter.channel.dueMs!;
     served.visitedMs = now;
     nextMs = 0;

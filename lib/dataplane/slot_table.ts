@@ -4,7 +4,7 @@
  * phase to phase; grant strategies fill in the vectors. Nothing is allocated after construction.
  */
 
-import { RequestSlots, SEGMENT_BYTES } from "../blkif/request.ts";
+import { RequestSlots, SEGMENT_BYTES, segmentEntries } from "../blkif/request.ts";
 import type { IoVectors } from "../storage/disk.ts";
 import { type GrantFailure, NO_GRANT_FAILURE } from "./grants/failure.ts";
 
@@ -28,7 +28,7 @@ const VECTOR_BYTES = 12;
  * it is never used: few requests have so many segments, and slots that were free last are taken first.
  */
 export function segmentTableBytes(count: number, maxSegments: number): number {
-  return count * maxSegments * (VECTOR_BYTES + SEGMENT_BYTES);
+  return segmentEntries(count, maxSegments) * (VECTOR_BYTES + SEGMENT_BYTES);
 }
 
 /** The decoded requests of a queue together with their state. */
@@ -42,7 +42,7 @@ export class SlotTable extends RequestSlots {
   /** The grant reference of that failure, and its status. */
   readonly failedGref: Uint32Array;
   readonly failedStatus: Int32Array;
-  /** Where the request's data is. The entries from `slot * maxSegments` on belong to the slot. */
+  /** Where the request's data is: from the slot's `firstSegment` on. */
   readonly vectors: IoVectors;
   /** How many of the slot's vectors are valid; 0 as long as the slot holds no pages. */
   readonly vectorCount: Uint16Array;
@@ -74,7 +74,7 @@ export class SlotTable extends RequestSlots {
     replay: readonly number[] = [],
     memory: Uint8Array = new Uint8Array(segmentTableBytes(count, maxSegments)),
   ) {
-    const entries = count * maxSegments;
+    const entries = segmentEntries(count, maxSegments);
     super(count, maxSegments, maxIndirectSegments, memory.subarray(entries * VECTOR_BYTES));
     const { buffer, byteOffset } = memory;
     this.phase = new Uint8Array(count);

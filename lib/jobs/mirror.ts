@@ -7,16 +7,19 @@
 import { errorText, XenblkError } from "../errors.ts";
 import { lookWithin } from "../path_lookup.ts";
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
+import { isFile } from "../storage/image/formats.ts";
 import { activeImage } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
-import { imageGraph } from "../storage/qemu/chain.ts";
+import { imageGraph, imageTree } from "../storage/qemu/chain.ts";
 import { explainQmpError } from "../storage/qemu/explain.ts";
+import type { BlockGraph } from "../storage/qemu/graph.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
-import { QemuImg } from "../storage/qemu/image_info.ts";
+import { type ImageInspector, QemuImg } from "../storage/qemu/image_info.ts";
 import { checkNotViewed } from "../storage/qemu/instant.ts";
 import { removeNamed } from "../storage/qemu/removal.ts";
-import { planDisk } from "../storage/qemu/plan.ts";
+import { type DiskPlan, planDisk } from "../storage/qemu/plan.ts";
 import { QmpError } from "../storage/qemu/qmp.ts";
+import { SECTOR_BYTES } from "../units.ts";
 import { jobsOf, stateOf } from "./daemon_jobs.ts";
 import type { JobKind, JobOrder, ReadyJob } from "./job.ts";
 
@@ -49,42 +52,81 @@ export interface MirrorDisks {
   paramsOf(device: string): Promise<string | undefined>;
 }
 
-/** What is wanted. */
-export interface MirrorRequest extends Omit<MirrorDetails, "files"> {
+/** What a disk is to be mirrored to. */
+export interface TargetRequest extends Pick<MirrorDetails, "params"> {
   readonly device: string;
-  readonly daemon: DiskDaemon;
   /** Of the disk. */
   readonly rings: number;
   /** What may be named, as in DiskRequest. */
   readonly allowImages: readonly string[];
-  /** Rejects with {@linkcode XenblkError} if somebody uses the block device of that path. */
-  readonly checkDevice: (path: string) => Promise<void>;
+  /** Rejects with {@linkcode XenblkError} if somebody uses the file or block device of that path, or it cannot be written to. */
+  readonly checkUnused: (path: string) => Promise<void>;
+}
+
+/** What is wanted. */
+export interface MirrorRequest extends TargetRequest, Omit<MirrorDetails, "files"> {
+  readonly daemon: DiskDaemon;
   /** The most that is copied in a second, beside what the guest writes. Absent: as much as both images take. */
   readonly bytesPerSecond?: number;
 }
 
-/** A mirror to start. Rejects with {@linkcode XenblkError} if its target cannot be one. */
-export async function orderMirror(
-  { device, daemon, rings, params, timeoutMs, allowImages, checkDevice, bytesPerSecond = 0 }: MirrorRequest,
-): Promise<JobOrder<MirrorDetails>> {
+/** An image that a disk could be mirrored to. */
+interface Target {
+  readonly label: string;
+  readonly graph: BlockGraph;
+  readonly plan: DiskPlan;
+  /** Of the disk in it. Absent: whoever opens it learns that. */
+  readonly sizeBytes?: number;
+}
+
+/**
+ * Whether a disk of so many bytes can be mirrored, as far as that can be said before a daemon opens the target: it is there,
+ * allowed, of its format, large enough, can be written to, and nobody uses it. Rejects with {@linkcode XenblkError}.
+ */
+export async function checkTarget(request: TargetRequest & { readonly needBytes: number }): Promise<void> {
+  const { label, plan, sizeBytes } = await findTarget(request, "target-");
+  if (sizeBytes !== undefined && sizeBytes < request.needBytes) throw tooSmall(label, sizeBytes, request.needBytes);
+  for (const { path } of plan.files.filter(({ writable }) => writable)) {
+    const info = await lookAt(path);
+    // What is shorter than a sector is no disk, but may be the description of one.
+    if (info?.isBlockDevice || (info?.size ?? 0) >= SECTOR_BYTES) await request.checkUnused(path);
+  }
+}
+
+async function findTarget(
+  { device, params, rings, allowImages }: TargetRequest,
+  prefix: string,
+): Promise<Target> {
   const label = `image ${withoutPasswords(params)}`;
   const name = imageName(await parseParams(params));
   const active = await activeImage(name, true);
   if (active !== name) throw isLedOn(label, active.target);
-  const { graph } = await imageGraph(name, {
-    inspector: new QemuImg(),
-    allowImages,
-    prefix: `${daemon.prefix}mirror`,
-    readOnly: false,
-  });
+  const inspector = new QemuImg();
+  let sizeBytes: number | undefined;
+  const inspect: ImageInspector["inspect"] = async (tree, of) => {
+    const info = await inspector.inspect(tree, of);
+    sizeBytes ??= info.isEmpty ? 0 : info.sizeBytes; // of the image itself, before those below it
+    return info;
+  };
+  const context = { inspector: { inspect }, allowImages, readOnly: false };
+  const { graph } = await imageGraph(name, { ...context, prefix });
+  // A store is not asked without need: its server may end with its first client.
+  if (name.format === "raw" && isFile(name)) await inspect(await imageTree(name, context), label);
   const plan = planDisk({ graph, readOnly: false, name: label, owner: { guest: 0, device } }, {
     queues: 1,
     home: undefined,
   });
   if (plan.fragile && rings > 1) throw tooManyRings(label, rings);
+  return { label, graph, plan, ...(sizeBytes === undefined ? {} : { sizeBytes }) };
+}
+
+/** A mirror to start. Rejects with {@linkcode XenblkError} if its target cannot be one. */
+export async function orderMirror(request: MirrorRequest): Promise<JobOrder<MirrorDetails>> {
+  const { device, daemon, params, timeoutMs, checkUnused, bytesPerSecond = 0 } = request;
+  const { label, graph, plan } = await findTarget(request, `${daemon.prefix}mirror`);
   for (const { path, writable } of plan.files) {
-    const isDevice = writable && (await lookWithin(path, () => Deno.stat(path).catch(() => undefined)))?.isBlockDevice;
-    if (isDevice) await checkDevice(path);
+    // The daemon, which locks files, does not look who uses a device.
+    if (writable && (await lookAt(path))?.isBlockDevice) await checkUnused(path);
   }
   const files = plan.files.map(({ path }) => path);
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
@@ -210,6 +252,10 @@ async function removeTarget(
 ): Promise<void> {
   await removeNamed(execute, `${prefix}mirror`).catch(() => {}); // they end with the disk
   await disallow(files);
+}
+
+async function lookAt(path: string): Promise<Deno.FileInfo | undefined> {
+  return await lookWithin(path, () => Deno.stat(path).catch(() => undefined));
 }
 
 function detailsOf(details: unknown): MirrorDetails {

@@ -209,6 +209,11 @@ export interface DiskDaemon {
    * {@linkcode XenblkError} if the disk has no daemon at present.
    */
   run<T>(call: (monitor: DaemonMonitor) => Promise<T>): Promise<T>;
+  /**
+   * Whether another file, or none, is by now at the path of a file of the disk, which the daemon has open: it goes on with
+   * that one, and opens the other once it opens the path anew. False if it is not known what it has opened.
+   */
+  isReplaced(path: string): Promise<boolean>;
 }
 
 /** The daemon of an open disk, which can get other images on top. */

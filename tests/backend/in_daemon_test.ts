@@ -5,7 +5,7 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { DeviceNodes } from "../../lib/backend/device_nodes.ts";
-import { isVisit } from "../../lib/backend/in_daemon.ts";
+import { isVisit, UNKNOWN_FILE } from "../../lib/backend/in_daemon.ts";
 import type { BackendKind } from "../../lib/backend/kind.ts";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
 import { errorText, XenblkError } from "../../lib/errors.ts";
@@ -27,6 +27,8 @@ class Stage implements AsyncDisposable {
   readonly engines: string[] = [];
   /** Called before an image is opened. */
   opening: (engine: string) => void = () => {};
+  /** The daemon has another file open than the one that is at the path. */
+  isReplaced = false;
   kind!: BackendKind;
   device!: DeviceAddress;
 
@@ -90,7 +92,15 @@ class Stage implements AsyncDisposable {
     return {
       properties: disk.properties,
       description: `${format}:${target} (engine qemu)`,
-      daemon: { top: "", prefix: "", image: { format, target }, layers: {}, run: no, find: no },
+      daemon: {
+        top: "",
+        prefix: "",
+        image: { format, target },
+        layers: {},
+        run: no,
+        find: no,
+        isReplaced: () => Promise.resolve(this.isReplaced),
+      },
       attachment: (lane) => disk.attachment(lane),
       [Symbol.asyncDispose]: () => Promise.resolve(disk[Symbol.asyncDispose]()),
     };
@@ -112,7 +122,7 @@ Deno.test("the node says who serves the image: to a guest that connects again, a
   assertEquals(rig.writes.map(({ path }) => path.slice(backendPath(device).length + 1)), ["params", "in-daemon"]);
   assertEquals(rig.backend(device, "params"), stage.path);
   const { image } = stage.kind.heldBy(device)!;
-  assertEquals(isVisit(image!.description, image!.disk), true);
+  assertEquals(isVisit(image!.description, image!.disk, "auto"), true);
   rig.guestWrites(device, { state: "6" });
   await rig.backendReaches(device, 6);
   rig.guestWrites(device, { state: "1" });
@@ -127,6 +137,38 @@ Deno.test("the node says who serves the image: to a guest that connects again, a
   await stage.move(false);
   assertEquals(stage.state, [undefined, ["own"]]);
   assertEquals(stage.engines, ["auto", "qemu", "qemu", "qemu", "auto"]);
+});
+
+Deno.test("a disk that visits its daemon, and is served by it for good since a restart, does not leave", async () => {
+  await using stage = await Stage.open();
+  const { rig, device, file } = stage;
+  await stage.move(true);
+  for (const [engine, visits] of [["qemu", false], ["auto", true]] as const) {
+    await stage.kind.close({ leave: "connected", timeoutMs: 0 }, 1000);
+    stage.serve({ engine });
+    await until("it is served", () => stage.rig.plane.open.length === 1);
+    await rig.idle(device);
+    assertEquals(stage.state, [file, ["daemon"]]);
+    const held = stage.kind.heldBy(device)!;
+    assertEquals(isVisit(held.image!.description, held.image!.disk, held.engine), visits);
+  }
+});
+
+Deno.test("a daemon that has another file open than the path's keeps the image, which came to it by its name", async () => {
+  await using stage = await Stage.open();
+  const { rig, device } = stage;
+  await stage.move(true);
+  await stage.kind.close({ leave: "connected", timeoutMs: 0 }, 1000);
+  rig.toolstack.write(`${backendPath(device)}/in-daemon`, UNKNOWN_FILE);
+  stage.serve();
+  await until("it is served", () => stage.rig.plane.open.length === 1);
+  await rig.idle(device);
+  stage.isReplaced = true;
+  assertMatch(await stage.refused(false), /^Cannot go on with .*disk\.raw: another file has taken the place/);
+  assertEquals(stage.state, [UNKNOWN_FILE, ["daemon"]]);
+  stage.isReplaced = false;
+  await stage.move(false);
+  assertEquals(stage.state, [undefined, ["own"]]);
 });
 
 Deno.test("another image has no part in the visit of the one before", async () => {

@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
 import { undisturbed } from "../../bench/figures.ts";
-import { judge, judgeFair, judgeFigures, judgeStart } from "../../bench/goals.ts";
+import { judge, judgeFair, judgeFigures, judgeStart, judgeUnreached } from "../../bench/goals.ts";
 import { loadLine } from "../../bench/load.ts";
 import { machineLine } from "../../bench/machine.ts";
 import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
@@ -54,10 +54,15 @@ const FIGURES = [{ passes: 1, visits: 1, ns: 6.6 }, { passes: 11, visits: 1, ns:
   ns: 25,
 }];
 
+const UNREACHED = [
+  { segments: 1, withoutNs: [200, 210, 190], moreNs: [6, 90, 5] },
+  { segments: 11, withoutNs: [400, 400, 400], moreNs: [-1, 14, 14] },
+];
+
 const REPORT: BenchReport = {
   machine: MACHINE,
   load: LOAD,
-  ring: { results: [RING], figures: FIGURES, leftOut: [] },
+  ring: { results: [RING], figures: FIGURES, unreached: UNREACHED, leftOut: [] },
   disk: {
     measurements: [
       measured("tmpfs", "xenblk", READ_32, sample(90_000), sample(300_000), sample(310_000)),
@@ -198,6 +203,15 @@ Deno.test("what figures cost is a share of a request, judged where one visit ans
   assertEquals(judgeFigures(FIGURES).map(({ measured, met }) => [measured, met]), [["2.0 %", true], ["2.0 %", false]]);
   assertMatch(judgeFigures(FIGURES)[1]!.goal, /^figures, 32 taken at once, .*: at most 2 % of 333 ns$/);
   assertEquals(undisturbed([30, 20, 10, 90, 80, 70, 60, 50, 40, 100]), 20);
+});
+
+Deno.test("what unreached limits cost is the median of what a limited ring needs more in each round", () => {
+  const text = renderReport(REPORT);
+  assertMatch(text, /^limits that are never reached, 1 segment: \+6\.0 ns, 3\.0 %$/m);
+  assertMatch(text, /^limits that are never reached, 11 segments: \+14\.0 ns, 3\.5 %$/m);
+  const verdicts = judgeUnreached(UNREACHED);
+  assertEquals(verdicts.map(({ measured, met }) => [measured, met]), [["3.0 %", true], ["3.5 %", false]]);
+  assertEquals(verdicts[0]!.goal, "limits that are never reached, 1 segment: at most 3 % of a request");
 });
 
 Deno.test("a goal without figures to compare with is left out", () => {

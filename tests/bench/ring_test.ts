@@ -14,7 +14,8 @@ async function bench(...args: string[]): Promise<{ code: number; stdout: string;
 }
 
 Deno.test({
-  name: "the ring is measured for 1 and 11 segments, beside C where there is a compiler, without collections",
+  name:
+    "the ring is measured for 1 and 11 segments, beside C where there is a compiler, without collections, and with limits",
   timeout: 180_000, // beside other load
   fn: theRing,
 });
@@ -22,7 +23,7 @@ Deno.test({
 async function theRing(): Promise<void> {
   const { code, stdout, stderr } = await bench("--quick", "--parts=ring", "--json");
   assertEquals([code, stderr], [0, ""]);
-  const { ring, figures, disk, machine, leftOut } = JSON.parse(stdout);
+  const { ring, figures, unreachedLimits, disk, machine, leftOut } = JSON.parse(stdout);
   assertEquals(ring.map(({ segments }: { segments: number }) => segments), [1, 11]);
   const several = navigator.hardwareConcurrency > 1;
   for (const { typescriptPerSecond, cPerSecond, ratioToC, twoQueuesToOne, twoOfCToOne, steady } of ring) {
@@ -37,6 +38,10 @@ async function theRing(): Promise<void> {
   const patterns = figures.map(({ passes, visits }: { passes: number; visits: number }) => [passes, visits]);
   assertEquals(patterns, [[1, 1], [11, 1], [11, 11]]);
   for (const { ns, share } of figures) assert(ns > 0 && share > 0);
+  for (const { segments, withoutNs, moreNs } of unreachedLimits) {
+    assertEquals([withoutNs.length, moreNs.length], [40, 40], `${segments} segments`);
+  }
+  assertEquals(unreachedLimits.length, 2);
   assertEquals(disk, undefined);
   assertGreater(machine.cpus, 0);
 }

@@ -68,11 +68,13 @@ function judge(values: IndirectValues, abi: AbiLayout, limits: DiskLimits, most:
     });
     decodeIndirectSegments(pages, 64, slots, SLOT);
     const decoded = values.segments.slice(0, values.count).every(({ gref, first, last }, i) => {
-      const entry = SLOT * MOST + i;
+      const entry = slots.firstSegment[SLOT]! + i;
       return slots.grefs[entry] === gref && slots.firstSector[entry] === first && slots.lastSector[entry] === last;
     });
     assert(decoded, "the segments are those of the page");
-    assert([0, 2].every((other) => slots.grefs.subarray(other * MOST, (other + 1) * MOST).every((ref) => ref === 0)));
+    const begin = slots.firstSegment[SLOT]!;
+    const others = [...slots.grefs.subarray(0, begin), ...slots.grefs.subarray(begin + values.count)];
+    assert(others.every((ref) => ref === 0), "nothing else is written");
     status = validateRequest(slots, SLOT, limits);
   }
   assertEquals(refusalReason(slots, SLOT, limits) === "", status === STATUS_OKAY);

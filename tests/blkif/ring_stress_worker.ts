@@ -259,8 +259,8 @@ class Backend {
     check("its upper sector", slots.sectorHigh[slot]!, mixed(id, 4), id);
     check("its handle", this.#snapshot.u16[abi.handleOffset >>> 1]!, mixed(id, 5) & 0xffff, id);
     for (let i = 0; i < SEGMENTS; i++) {
-      check("a grant reference", slots.grefs[slot * SEGMENTS + i]!, mixed(id, 16 + i), id);
-      check("a last sector", slots.lastSector[slot * SEGMENTS + i]!, mixed(id, 32 + i) & 0xff, id);
+      check("a grant reference", slots.grefs[slots.firstSegment[slot]! + i]!, mixed(id, 16 + i), id);
+      check("a last sector", slots.lastSector[slots.firstSegment[slot]! + i]!, mixed(id, 32 + i) & 0xff, id);
     }
   }
 

@@ -40,9 +40,9 @@ function decoded(slots: RequestSlots, slot: number): Omit<RequestValues, "handle
     sector: BigInt(slots.sectorHigh[slot]!) << 32n | BigInt(slots.sectorLow[slot]!),
     count,
     segments: Array.from({ length: Math.min(count, slots.maxSegments) }, (_, i) => ({
-      gref: slots.grefs[slot * slots.maxSegments + i]!,
-      first: slots.firstSector[slot * slots.maxSegments + i]!,
-      last: slots.lastSector[slot * slots.maxSegments + i]!,
+      gref: slots.grefs[slots.firstSegment[slot]! + i]!,
+      first: slots.firstSector[slots.firstSegment[slot]! + i]!,
+      last: slots.lastSector[slots.firstSegment[slot]! + i]!,
     })),
   };
 }

@@ -36,6 +36,8 @@ const DATA_PAGES = 32 * 11;
 export interface StartedOperation {
   readonly text: string;
   readonly tag: number;
+  /** Ranges of memory. */
+  readonly vectors: number;
 }
 
 /** A disk in memory. It records its operations, and they complete when the test says so. */
@@ -63,12 +65,12 @@ export class ManualChannel implements IoChannel {
       count,
       (view, at) => view.set(this.data.subarray(at, at + view.length)),
     );
-    this.#start(tag, `read ${offsetBytes}+${length}`);
+    this.#start(tag, `read ${offsetBytes}+${length}`, count);
   }
 
   write(tag: number, offsetBytes: number, first: number, count: number): void {
     const length = this.#move(offsetBytes, first, count, (view, at) => this.data.set(view, at));
-    this.#start(tag, `write ${offsetBytes}+${length}`);
+    this.#start(tag, `write ${offsetBytes}+${length}`, count);
   }
 
   flush(tag: number): void {
@@ -100,8 +102,8 @@ export class ManualChannel implements IoChannel {
     this.disposed = true;
   }
 
-  #start(tag: number, text: string): void {
-    this.started.push({ text, tag });
+  #start(tag: number, text: string, vectors = 0): void {
+    this.started.push({ text, tag, vectors });
     this.history.push(text);
   }
 

@@ -11,6 +11,7 @@ import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } f
 import { libc } from "../../ffi/linux/libc.ts";
 import { nativeMemory } from "../../ffi/linux/memory.ts";
 import { NativeWaker, NativeWakeToken } from "../../ffi/linux/park.ts";
+import { UringChannel } from "../../ffi/uring/channel.ts";
 import { openUringParker, UringEngine } from "../../ffi/uring/engine.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import { ChannelRig, Folder, simulatedPlatform, UringRig } from "../storage/rig.ts";
@@ -235,4 +236,34 @@ Deno.test("park: returns at once while a channel has results that were not reape
   assertLess(parkedMs(parker, 10_000), 5000);
   assertEquals(channel.channel.reap(), 1);
   assert(parkedMs(parker, 20) >= 20);
+});
+
+Deno.test("a completion costs the other channels of its reactor nothing", async () => {
+  using folder = new Folder();
+  using rig = new UringRig();
+  await using disk = await rig.open(folder.file("disk.img", MIB), { cache: "none" });
+  const { platform, parker, channels: open } = rig;
+  using channels = new DisposableStack();
+  const parts = { platform, parker, open, depth: 4, bufferBytes: 4096, vectorsPerTag: 1 };
+  for (let idle = 0; idle < 100; idle++) channels.use(new ChannelRig(await disk.attachment(0), parts));
+  const busy = channels.use(new ChannelRig(await disk.attachment(0), parts));
+  const { goOn } = UringChannel.prototype;
+  let calls = 0;
+  UringChannel.prototype.goOn = function (): void {
+    calls++;
+    goOn.call(this);
+  };
+  channels.defer(() => void (UringChannel.prototype.goOn = goOn));
+  for (let round = 0; round < 50; round++) {
+    busy.read(0, 0, [4096]);
+    assertEquals(busy.finish(), new Map([[0, 0]]));
+  }
+  assertEquals(calls, 0, "nothing came back unfinished");
+  // Two flushes at a time run one after the other.
+  for (let round = 0; round < 50; round++) {
+    busy.channel.flush(0);
+    busy.channel.flush(1);
+    assertEquals(busy.finish(), new Map([[0, 0], [1, 0]]));
+  }
+  assertEquals(calls, 50);
 });

@@ -174,7 +174,7 @@ export class TinyBackend implements Disposable {
   #serveOne(): [number, number, number, number] {
     const abi = ABIS[this.#abi];
     const view = this.#snapshot;
-    this.ring.take(new Uint8Array(view.buffer), 0);
+    this.ring.take(new Uint32Array(view.buffer), 0);
     const number = this.requests++;
     const operation = view.getUint8(abi.operationOffset);
     const idLow = view.getUint32(abi.idOffset, true);

@@ -4,10 +4,11 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import type { GrantTable, MemorySpace } from "../../lib/hypervisor.ts";
+import { BackRing } from "../../lib/blkif/back_ring.ts";
+import type { GrantTable } from "../../lib/hypervisor.ts";
 import { answerTo, direct, FLUSH, indirect, OKAY, READ, segment, WRITE } from "./rows.ts";
 import type { ScribbleOrder } from "./scribble_worker.ts";
-import { overlay, withCopyBatch, withGrantTable, withMemory } from "./wrap.ts";
+import { overlay, withCopyBatch, withGrantTable } from "./wrap.ts";
 import { GRANT_MODES, SHAPES, World } from "./world.ts";
 
 /** Both must be reached: about 0.7 s on an idle machine. */
@@ -15,21 +16,14 @@ const LEAST_ANSWERS = 180_000;
 const LEAST_ROUNDS = 7_000;
 const PATIENCE_MS = 120_000;
 
-/** Memory that calls back after each copy into it. */
-function watchCopies(memory: MemorySpace, copied: () => void): MemorySpace {
-  return {
-    view: (address, lengthBytes) => memory.view(address, lengthBytes),
-    allocate: (lengthBytes) => {
-      const owned = memory.allocate(lengthBytes);
-      Object.defineProperty(owned.view, "set", {
-        value: (source: Uint8Array, offset?: number): void => {
-          Uint8Array.prototype.set.call(owned.view, source, offset);
-          copied();
-        },
-      });
-      return owned;
-    },
+/** Calls back after each copy of a request out of a ring, until it is disposed. */
+function watchCopies(copied: () => void): Disposable {
+  const { take } = BackRing.prototype;
+  BackRing.prototype.take = function (snapshot, word): void {
+    take.call(this, snapshot, word);
+    copied();
   };
+  return { [Symbol.dispose]: () => void (BackRing.prototype.take = take) };
 }
 
 for (const grants of GRANT_MODES) {
@@ -42,11 +36,8 @@ for (const grants of GRANT_MODES) {
           copies++;
           worlds[0]?.ring.view.fill(fill, 64);
         };
-        using world = new World({
-          ...shape,
-          grants,
-          wrap: (platform) => withMemory(platform, (memory) => watchCopies(memory, rewrite)),
-        });
+        using _watch = watchCopies(rewrite);
+        using world = new World({ ...shape, grants });
         worlds.push(world);
         world.page(1).fill(0xab);
         const [first, last] = shape.sectorBytes === 512 ? [1, 2] : [0, 7];

@@ -1,18 +1,13 @@
 /**
- * Platforms that misbehave as a hypervisor can: a platform with its grant tables, copy batches or memory replaced by
- * what a test provides.
+ * Platforms that misbehave as a hypervisor can: a platform with its grant tables or copy batches replaced by what a
+ * test provides.
  */
 
-import type { DomId, GrantCopyBatch, GrantTable, MemorySpace, Platform } from "../../lib/hypervisor.ts";
+import type { DomId, GrantCopyBatch, GrantTable, Platform } from "../../lib/hypervisor.ts";
 
 /** The platform with each grant table replaced. */
 export function withGrantTable(platform: Platform, change: (table: GrantTable) => GrantTable): Platform {
   return overlay(platform, { openGrantTable: (guest: DomId) => change(platform.openGrantTable(guest)) });
-}
-
-/** The platform with its private memory replaced. */
-export function withMemory(platform: Platform, change: (memory: MemorySpace) => MemorySpace): Platform {
-  return overlay(platform, { memory: change(platform.memory) });
 }
 
 /** The grant table with each copy batch replaced. */

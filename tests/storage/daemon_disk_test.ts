@@ -128,7 +128,7 @@ class Stage {
     return {
       properties: { sectors: 64, logicalSectorBytes: SECTOR, physicalSectorBytes: 4096, readOnly: false },
       description: "pretended",
-      daemon: { top: "", prefix: "", layers: {}, image: undefined, run: unused },
+      daemon: { top: "", prefix: "", layers: {}, image: undefined, run: unused, isReplaced: unused },
       changeTo: unused,
       get lost() {
         return opened.loss.promise;

@@ -81,7 +81,7 @@ export class CopyStrategy implements GrantStrategy {
     const lengthBytes = slots.lengthBytes[slot]!;
     const pages = pagesOf(lengthBytes);
     if (this.#keptPages[slot] === pages || this.#takeRange(slot, pages)) {
-      const entry = slot * slots.maxSegments;
+      const entry = slots.firstSegment[slot]!;
       slots.vectors.addresses[entry] = this.#keptAddress[slot]!;
       slots.vectors.lengths[entry] = lengthBytes;
       slots.vectorCount[slot] = 1;
@@ -126,9 +126,9 @@ export class CopyStrategy implements GrantStrategy {
   }
 
   #grefOf(slot: number, entry: number): number {
-    const { vectorCount, grefs, maxSegments } = this.#slots;
+    const { vectorCount, grefs, firstSegment } = this.#slots;
     if (vectorCount[slot] !== 1) return this.#batchGrefs[entry]!;
-    return grefs[slot * maxSegments + entry - this.#batchFirst[slot]!]!;
+    return grefs[firstSegment[slot]! + entry - this.#batchFirst[slot]!]!;
   }
 
   #takeRange(slot: number, pages: number): boolean {
@@ -143,17 +143,17 @@ export class CopyStrategy implements GrantStrategy {
 
   #takeScattered(slot: number, lengthBytes: number): boolean {
     const slots = this.#slots;
-    slots.vectorCount[slot] = this.#pool.takeScattered(lengthBytes, slots.vectors, slot * slots.maxSegments);
+    slots.vectorCount[slot] = this.#pool.takeScattered(lengthBytes, slots.vectors, slots.firstSegment[slot]!);
     return slots.vectorCount[slot] !== 0;
   }
 
   /** The request needs its pages no longer. The slot keeps them if they are in one range. */
   #releasePages(slot: number): void {
-    const { vectors, vectorCount, maxSegments } = this.#slots;
+    const { vectors, vectorCount, firstSegment } = this.#slots;
     const count = vectorCount[slot]!;
     vectorCount[slot] = 0;
     if (this.#keptPages[slot] !== 0) return;
-    const first = slot * maxSegments;
+    const first = firstSegment[slot]!;
     for (let i = first; i < first + count; i++) this.#pool.give(vectors.addresses[i]!, pagesOf(vectors.lengths[i]!));
   }
 
@@ -174,12 +174,12 @@ export class CopyStrategy implements GrantStrategy {
   /** Adds the slot's copies to the batch. If they do not fit, the batch is carried out before. */
   #copy(slot: number, toGuest: boolean): void {
     const batch = this.#batch;
-    const { segmentCount, vectorCount, maxSegments } = this.#slots;
+    const { segmentCount, vectorCount, firstSegment } = this.#slots;
     const count = segmentCount[slot]!;
     const vectors = vectorCount[slot]!;
     if (batch.length + count + vectors > batch.capacity) this.transfer();
     const before = batch.length;
-    const first = slot * maxSegments;
+    const first = firstSegment[slot]!;
     if (vectors === 1) this.#copyPacked(first, first + count, toGuest);
     else this.#copyScattered(first, first + count, toGuest);
     this.#batchFirst[slot] = before;

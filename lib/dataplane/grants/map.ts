@@ -20,13 +20,13 @@ export class MapStrategy implements GrantStrategy {
   #room: number;
 
   constructor(protected readonly slots: SlotTable, protected readonly grants: GrantTable) {
-    this.pages = new Float64Array(slots.slots * slots.maxSegments);
+    this.pages = new Float64Array(slots.segmentEntries);
     this.#room = Math.max(MOST_PAGES_PER_RING, slots.maxSegments);
   }
 
   acquire(slot: number): boolean {
     const { slots } = this;
-    const first = slot * slots.maxSegments;
+    const first = slots.firstSegment[slot]!;
     const count = slots.segmentCount[slot]!;
     if (count > this.#room) return false;
     // Reading from the disk writes to the guest's page.
@@ -50,7 +50,7 @@ export class MapStrategy implements GrantStrategy {
     if (count === 0) return; // mapping them failed
     slots.vectorCount[slot] = 0;
     this.#room += count;
-    const first = slot * slots.maxSegments;
+    const first = slots.firstSegment[slot]!;
     const unmapped = this.unmapSegments(first, count);
     if (unmapped !== 0) slots.failGrant(slot, GRANT_FAILURE.unmap, slots.grefs[first]!, unmapped);
   }

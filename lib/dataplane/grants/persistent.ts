@@ -57,7 +57,7 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     this.#fallback = parts.fallback;
     this.#stats = parts.stats;
     this.#cache = new GrantCache(parts.maxGrants);
-    const segments = parts.slots.slots * parts.slots.maxSegments;
+    const segments = parts.slots.segmentEntries;
     this.#entries = new Int32Array(segments);
     this.#pages = new Float64Array(segments);
     this.#copied = new Uint8Array(parts.slots.slots);
@@ -85,7 +85,7 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
   }
 
   acquire(slot: number): boolean {
-    const first = slot * this.#slots.maxSegments;
+    const first = this.#slots.firstSegment[slot]!;
     const count = this.#slots.segmentCount[slot]!;
     const pinned = this.#pinAll(first, count);
     if (!pinned && !this.#fallback.acquire(slot)) return false;
@@ -108,9 +108,9 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
 
   release(slot: number, deliver: boolean): void {
     if (this.#copied[slot] === 1) return this.#fallback.release(slot, deliver);
-    const { maxSegments, segmentCount, vectorCount } = this.#slots;
+    const { firstSegment, segmentCount, vectorCount } = this.#slots;
     vectorCount[slot] = 0;
-    this.#unpin(slot * maxSegments, segmentCount[slot]!);
+    this.#unpin(firstSegment[slot]!, segmentCount[slot]!);
   }
 
   transfer(): void {

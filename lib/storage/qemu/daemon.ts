@@ -23,6 +23,7 @@ import { closeDisk, endExport, type Execute, removeAdded } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
+  isSameFile,
   type LostDisk,
   recordedFile,
   type RunDirectory,
@@ -468,8 +469,7 @@ export class StorageDaemon implements Disposable {
       await exportDisk(this.#execute, plan.export(socket, node ?? known.live?.top));
     }
     for (const file of known.files) {
-      const now = await recordedFile(file);
-      if (now.inode === file.inode && now.device === file.device) continue;
+      if (isSameFile(file, await recordedFile(file))) continue;
       const what = "it was removed or replaced; the file that was opened is served until the disk is detached";
       this.#logger.warning(`${known.name}: ${file.path}: ${what}`);
     }

@@ -23,7 +23,7 @@ const END_MS = 30_000;
 
 /** The disk whose overlays are merged. */
 export interface MergedDisk {
-  readonly daemon: Pick<DiskDaemon, "prefix" | "run">;
+  readonly daemon: Pick<DiskDaemon, "isReplaced" | "prefix" | "run">;
   /** For messages: `xvda of web (domain 5)`. */
   readonly name: string;
 }
@@ -120,6 +120,20 @@ export class MergeJob {
       if (job === undefined) throw this.error("its job is gone");
       if (job.status === "concluded") return job.error === undefined ? undefined : this.error(job.error);
       if (performance.now() > deadline) throw this.error(`its job has not ended for ${END_MS / 1000} s`);
+    }
+  }
+
+  /**
+   * Rejects with {@linkcode XenblkError} if another file has taken the place of one of these. QEMU opens the path anew to write
+   * to what it has only read: it would merge into the other file. And whoever opens the disk next would open that one.
+   */
+  async checkFiles(...paths: readonly string[]): Promise<void> {
+    const { daemon, name } = this.#disk;
+    for (const path of paths) {
+      if (!await daemon.isReplaced(path)) continue;
+      throw new XenblkError(`Cannot merge snapshots of ${name}: another file has taken the place of ${path}`, {
+        remedy: "put the disk's own file back there, which its storage daemon still has open, and repeat this",
+      });
     }
   }
 

@@ -87,6 +87,7 @@ class Merge {
     const below = layers[this.base];
     if (below === undefined) throw this.#job.error(`its storage daemon has not opened ${this.base}`);
     await this.#at("copy");
+    await this.#job.checkFiles(this.base);
     await monitor.allow([{ path: this.base, writable: true }]);
     await this.#job.begin(monitor, this.#links, { device: top, "base-node": below.image });
   }
@@ -152,7 +153,10 @@ class Merge {
     const { base } = this;
     const { overlay } = this.#links[0]!;
     await monitor.changeTops([change], {
-      prepare: async () => await this.#at("begin"),
+      prepare: async () => {
+        await this.#at("begin");
+        await this.#job.checkFiles(base);
+      },
       note: async () => {
         await this.#at("note");
         await turnNote(base, overlay);

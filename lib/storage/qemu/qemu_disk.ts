@@ -25,7 +25,7 @@ import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
 import type { BlockGraph } from "./graph.ts";
 import { type DiskPlan, isFragile } from "./plan.ts";
-import type { LiveNames } from "./record.ts";
+import { isSameFile, type LiveNames, recordedFile } from "./record.ts";
 import { changeTops, layersOf, type OpenedDisk, PlannedChange } from "./top_change.ts";
 import { type ChangedImage, type DaemonDisk, type DiskLoss, LostForGoodError, type QemuRequest } from "./types.ts";
 
@@ -121,9 +121,13 @@ export class QemuDisk implements DaemonDisk {
   }
 
   get daemon(): DiskDaemon {
-    const { graph, image } = this.#request;
+    const { graph, image, owner } = this.#request;
     const { top, layers } = this.#names;
     return {
+      isReplaced: async (path) => {
+        const opened = this.#daemon.record.disks[owner.device]?.files.find((file) => file.path === path);
+        return opened?.inode !== undefined && !isSameFile(opened, await recordedFile(opened));
+      },
       top,
       layers,
       image,

@@ -103,6 +103,11 @@ export async function recordedFile({ path, writable }: Pick<RecordedFile, "path"
   }
 }
 
+/** Whether both are the same file, as far as that is known. */
+export function isSameFile(one: RecordedFile, other: RecordedFile): boolean {
+  return one.device === other.device && one.inode === other.inode;
+}
+
 /** The record with that disk, in place of one that the device had. */
 export function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
   return { ...record, disks: { ...record.disks, [device]: disk } };

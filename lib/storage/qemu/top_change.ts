@@ -5,7 +5,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import type { ChangedNodes, LayerNodes, TopChange, TopSteps } from "../disk.ts";
+import type { ChangedNodes, DiskFile, LayerNodes, TopChange, TopSteps } from "../disk.ts";
 import type { StorageDaemon } from "./daemon.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { DiskPlan } from "./plan.ts";
@@ -126,7 +126,7 @@ interface RecordStates {
 
 async function stateOf({ to, nodes: change }: PlannedChange, before: DiskRecord): Promise<RecordStates> {
   const { plan } = to;
-  const files = await Promise.all(plan.files.map(recordedFile));
+  const files = await Promise.all(plan.files.map((file) => recordedAgain(file, before.files)));
   const nodes = [...before.nodes, ...change.added];
   const live = { top: change.top, layers: change.layers };
   const { graph: _graph, other: _other, ...rest } = before;
@@ -144,6 +144,12 @@ async function stateOf({ to, nodes: change }: PlannedChange, before: DiskRecord)
     noted: { ...after, other: otherOf(before.plan, before.files) },
     done: { ...after, nodes: nodes.filter((name) => !change.removed.includes(name)), files },
   };
+}
+
+/** What the daemon has open already is the file that it has opened, whatever is at the path by now. */
+async function recordedAgain(file: DiskFile, before: readonly RecordedFile[]): Promise<RecordedFile> {
+  const opened = before.find(({ path }) => path === file.path);
+  return opened === undefined ? await recordedFile(file) : { ...opened, writable: file.writable };
 }
 
 function otherOf(plan: string, files: readonly RecordedFile[]): OtherImages {

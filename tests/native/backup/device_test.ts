@@ -81,7 +81,7 @@ daemonTest("a block device that is too small, or in use, is refused and stays as
     };
     const params = `raw:${mounted.path}`;
     await assertRejects(
-      () => orderMirror({ ...mirror, params, checkDevice }),
+      () => orderMirror({ ...mirror, params, checkUnused: checkDevice }),
       XenblkError,
       `it is mounted at ${mount}`,
     );

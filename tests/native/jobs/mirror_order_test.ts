@@ -13,7 +13,7 @@ import { snapshotDisk } from "../qemu/overlay_rig.ts";
 import { command, daemonTest } from "../qemu/rig.ts";
 
 const DEVICE = "vbd3/5/1";
-const checkDevice = (): Promise<void> => Promise.resolve();
+const checkUnused = (): Promise<void> => Promise.resolve();
 
 daemonTest("no mirror goes to an image that an overlay covers", async () => {
   await using rig = new EngineRig();
@@ -26,7 +26,7 @@ daemonTest("no mirror goes to an image that an overlay covers", async () => {
     device: DEVICE,
     daemon: disk.disk.daemon!,
     rings: 1,
-    checkDevice,
+    checkUnused,
     timeoutMs: 1000,
     allowImages: ["/**"],
   };
@@ -52,7 +52,7 @@ daemonTest("a mirror that cannot begin leaves nothing in the daemon, not even it
       device: DEVICE,
       daemon,
       rings: 1,
-      checkDevice,
+      checkUnused,
       timeoutMs: 1000,
       allowImages: ["/**"],
       params,
@@ -75,7 +75,7 @@ daemonTest(
     const order = {
       device: DEVICE,
       daemon: disk.disk.daemon!,
-      checkDevice,
+      checkUnused,
       timeoutMs: 1000,
       allowImages: ["nbd+unix:**"],
     };

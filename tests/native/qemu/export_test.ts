@@ -229,7 +229,7 @@ daemonTest(
     await command("qemu-img", "create", "-q", "-f", "qcow2", to, `${SIZE}`);
     const order = {
       rings: 1,
-      checkDevice: () => Promise.resolve(),
+      checkUnused: () => Promise.resolve(),
       device: "vbd3/5/1",
       daemon,
       params: `qcow2:${to}`,

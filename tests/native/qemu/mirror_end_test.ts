@@ -95,7 +95,7 @@ class Mirrors implements AsyncDisposable {
     const daemon = this.disk.disk.daemon!;
     const params = isFile ? `qcow2:${target}` : target;
     const order = { rings: 1, device: DEVICE, daemon, params, timeoutMs: 10_000, allowImages: ["nbd+unix:**"] };
-    return await this.jobs.start(await orderMirror({ ...order, checkDevice: () => Promise.resolve(), bytesPerSecond }));
+    return await this.jobs.start(await orderMirror({ ...order, checkUnused: () => Promise.resolve(), bytesPerSecond }));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -112,7 +112,7 @@ nativeTest(
       XenblkError,
       "it has 33554432 bytes, and the disk 67108864",
     );
-    await assertRejects(() => mirrors.start(backend, `qcow2:${stage.image}`), XenblkError, "lock");
+    await assertRejects(() => mirrors.start(backend, `qcow2:${stage.image}`), XenblkError, "(qemu-storage-da) uses it");
     await assertProgress(stage.disk, 2000);
     const { id } = await mirrors.start(backend, await mirrors.target("qcow2", "slow.qcow2"), SLOW);
     using client = await clientOf(stage.xen, backend);
