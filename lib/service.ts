@@ -8,6 +8,7 @@ import { BackendKind, type BackendKindOptions } from "./backend/kind.ts";
 import type { StuckDevice } from "./backend/status.ts";
 import type { CloseOptions } from "./backend/close_options.ts";
 import type { SettingsRule } from "./backend/disk_identity.ts";
+import { hasJournals } from "./backend/journals.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { balanceLoad } from "./dataplane/balance_load.ts";
 import { WorkerDataPlane } from "./dataplane/worker_dataplane.ts";
@@ -239,6 +240,8 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const { opener, preparing } = diskOpener(options, { pool, images, journals }, undo, logger);
   options.signal?.throwIfAborted(); // nothing is connected then
   const disks = undo.use(new DisksInUse());
+  const start = (): Promise<void> => startThreads(options, { dataPlane, pool, uring, warn });
+  const early = startedEarly(hasJournals(journals, only ?? kind), start);
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),
@@ -256,7 +259,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     logger,
     clock,
   });
-  const started = afterFirstLooks(devices).then(() => startThreads(options, { dataPlane, pool, uring, warn }));
+  const started = early ?? afterFirstLooks(devices).then(start);
   await unlessAborted(started, options.signal).catch(async (error) => {
     await devices.close({ leave: "connected", timeoutMs: 0 }, GRACE_AFTER_FAILURE_MS);
     throw error;
@@ -277,6 +280,13 @@ async function afterFirstLooks({ discovered }: BackendKind): Promise<void> {
   await endsWithin(discovered, FIRST_LOOKS_MS);
   // What follows from a look without waiting for anything has happened at the event loop's next turn.
   await SYSTEM_CLOCK.sleep(0);
+}
+
+/** Guests of an earlier process wait for the threads: these start beside the looks at xenstore. */
+function startedEarly(guestsWait: boolean, start: () => Promise<void>): Promise<void> | undefined {
+  const starting = guestsWait ? start() : undefined;
+  starting?.catch(() => {}); // if there is no xenstore either, that is reported
+  return starting;
 }
 
 /** Those that the first disk needs. */

@@ -11,8 +11,8 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-/** V8 inlines more into the loop that serves rings. */
-const V8_FLAGS = "--v8-flags=--max-inlined-bytecode-size-cumulative=3000";
+/** V8 inlines more into the loop that serves rings, and a start fits into its young generation without a collection. */
+const V8_FLAGS = "--v8-flags=--max-inlined-bytecode-size-cumulative=3000,--min-semi-space-size=4";
 /** All permissions, as in the checkout; every package from node_modules, and nothing from the network. */
 const FLAGS = ["run", "-A", V8_FLAGS, "--no-lock", "--no-remote", "--no-config", "--node-modules-dir=manual"];
 const COMMAND = fileURLToPath(new URL("../cli.ts", import.meta.url));

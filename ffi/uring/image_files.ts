@@ -44,6 +44,10 @@ export class LinuxFiles implements NativeFiles {
     this.#threads.prepare(MODULE);
   }
 
+  leave(): void {
+    this.#threads.leave();
+  }
+
   async open(path: string, options: ImageOptions): Promise<OpenedImage> {
     if (this.#threads.unclosed(path) >= MOST_UNCLOSED) throw tooManyUnclosed(path);
     const call: ImageCall = { module: MODULE, kind: "open", path, options };

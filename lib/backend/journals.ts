@@ -41,6 +41,11 @@ export function deviceLabel({ kind, frontendDomain, vdev }: DeviceAddress): stri
   return `${kind}/${frontendDomain}/${vdev}`;
 }
 
+/** What the names of a device's files begin with. */
+function keptPrefix(label: string): string {
+  return label.replaceAll("/", "-");
+}
+
 /** The names of a device's lock, latch and journals, from its label. */
 export function keptNames(label: string): {
   readonly lock: string;
@@ -48,13 +53,28 @@ export function keptNames(label: string): {
   readonly journal: (queue: number) => string;
   readonly writes: string;
 } {
-  const name = label.replaceAll("/", "-");
+  const name = keptPrefix(label);
   return {
     lock: `${name}.lock`,
     latch: `${name}-latch`,
     journal: (queue) => `${name}-${queue}`,
     writes: writeLogName(label),
   };
+}
+
+/**
+ * Whether there are journals of rings, of a kind or of one device: a process before this one has served them, and their
+ * guests may wait. False if the store cannot tell.
+ */
+export function hasJournals(store: JournalStore, served: string | DeviceAddress): boolean {
+  const [prefix, rest] = typeof served === "string"
+    ? [`${served}-`, /^\d+-\d+-\d+$/] // a kind may contain digits and dashes
+    : [`${keptPrefix(deviceLabel(served))}-`, /^\d+$/];
+  try {
+    return store.names().some((name) => name.startsWith(prefix) && rest.test(name.slice(prefix.length)));
+  } catch {
+    return false;
+  }
 }
 
 /** The journals of one device's rings, if journals are kept. */

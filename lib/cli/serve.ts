@@ -95,7 +95,7 @@ export const serve = defineVerb({
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);
-    return await end(context, service, options);
+    return await end(context, platform, service, options);
   },
 });
 
@@ -145,8 +145,14 @@ function kindOf(backendPath: string): string {
   return parseBackendPath(backendPath, 0 as DomId).kind;
 }
 
-async function end(context: Context, service: Service, options: OptionValues<typeof SERVE_OPTIONS>): Promise<number> {
+async function end(
+  context: Context,
+  { files }: NativePlatform,
+  service: Service,
+  options: OptionValues<typeof SERVE_OPTIONS>,
+): Promise<number> {
   const leave = options["detach-on-exit"] ? "detached" : "connected";
+  if (leave === "connected") files.leave(); // guests wait
   const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
   for (const { label, reason } of stuck) {
     context.output.message(

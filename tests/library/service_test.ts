@@ -5,7 +5,18 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { attachDevice, detachDevice, type DomId, SILENT, startService, type Xenstore } from "../../mod.ts";
+import { hasJournals } from "../../lib/backend/journals.ts";
+import type { HostPlatform } from "../../lib/host_platform.ts";
 import { GUEST, SimulatedHost } from "./host.ts";
+
+/** The platform, which notes in the list when xenstore is opened and when a reactor is started. */
+function noting(platform: HostPlatform, steps: string[]): HostPlatform {
+  const connect = platform.openXenstore.bind(platform);
+  const create = platform.createWakeToken.bind(platform); // a reactor needs a token to be woken by
+  const openXenstore = (): Xenstore => (steps.push("xenstore"), connect());
+  const createWakeToken = (): ReturnType<typeof create> => (steps.push("reactor"), create());
+  return Object.assign(platform, { openXenstore, createWakeToken });
+}
 
 Deno.test("a service serves what a toolstack attaches, and says what it serves", async () => {
   using host = new SimulatedHost();
@@ -82,4 +93,35 @@ Deno.test("a disk that a toolstack wrote is in InitWait before any thread is sta
   const service = await startService({ platform: watched, kind: "vbd3", workers: 1, logger: SILENT });
   assertEquals(states, ["2"], "a reactor needs a token to be woken by");
   await service.close({ leave: "connected", timeoutMs: 0 });
+});
+
+Deno.test("a process that takes over rings starts its reactor first, since their guests wait", async () => {
+  using host = new SimulatedHost();
+  const { platform } = host;
+  using toolstack = platform.openXenstore();
+  const request = { domain: GUEST, backendDomain: 0 as DomId, kind: "vbd3", readOnly: false, cdrom: false };
+  const device = attachDevice(toolstack, { ...request, params: "memory:1M" });
+  const first = await startService({ platform, kind: "vbd3", workers: 1, logger: SILENT });
+  const guest = host.guest("xvda");
+  await guest.connect();
+  await first.close({ leave: "connected", timeoutMs: 0 });
+  const { journals } = platform;
+  const served = ["vbd3", device, "vbd", "qdisk", { ...device, vdev: device.vdev + 16 }] as const;
+  assertEquals(served.map((each) => hasJournals(journals, each)), [true, true, false, false, false]);
+  const steps: string[] = [];
+  const next = await startService({ platform: noting(platform, steps), kind: "vbd3", workers: 1, logger: SILENT });
+  assertEquals(steps, ["reactor", "xenstore"]);
+  assertEquals((await guest.load({})).errors, 0);
+  await next.close({ leave: "connected", timeoutMs: 0 });
+});
+
+Deno.test("without xenstore a process that would take over rings fails as any other, and leaves no thread", async () => {
+  using host = new SimulatedHost();
+  const { platform } = host;
+  platform.journals.open(`vbd3-${GUEST}-51712-0`, 4096)[Symbol.dispose]();
+  const openXenstore = (): never => {
+    throw new Error("no xenstored");
+  };
+  const service = { platform: Object.assign(platform, { openXenstore }), kind: "vbd3", workers: 1, logger: SILENT };
+  await assertRejects(() => startService(service), Error, "no xenstored");
 });

@@ -224,3 +224,25 @@ Deno.test("a thread that dies fails its call, and the next call gets another thr
   const error = await assertRejects(() => none.run({ module: MODULE }, { path: "/a", verb: "open" }), XenblkError);
   assertMatch(error.message, /^Cannot open image \/a: the thread for it failed: ./);
 });
+
+Deno.test("at the end of the process, what releases takes no thread, and is made in its order if the process stays", async () => {
+  await using rig = new Rig({ leaveMs: 1 });
+  const { threads } = rig;
+  const release = (path: string, call: Omit<BlockingCall, "module"> = {}): Promise<number> =>
+    threads.run<number>({ ...call, module: MODULE }, { path, verb: "close", releases: true });
+  threads.leave();
+  const hold = rig.hold();
+  await release("/a", { hold });
+  await release("/a");
+  await release("/b", { hold, then: "fail" });
+  assertEquals(threads.counts.threads, 0, "nobody waits for a thread");
+  await eventually(() => threads.counts.threads === 2, "both images are released, and /a by one call at a time");
+  Deno.removeSync(hold);
+});
+
+Deno.test("at the end of the process, a thread that is there releases, and what opens is made as before", async () => {
+  await using rig = new Rig({ leaveMs: 50, idleMs: 200 });
+  rig.threads.leave();
+  assertEquals(await rig.run("/a"), 1);
+  assertEquals(await rig.threads.run<number>({ module: MODULE }, { path: "/a", verb: "close", releases: true }), 2);
+});

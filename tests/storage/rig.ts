@@ -153,6 +153,7 @@ export function pretendFiles(
 ): NativeFiles {
   return {
     prepare: () => {},
+    leave: () => {},
     uringRefusal: () => refusal,
     uringModule: "file:///never/loaded.ts",
     open: async (path, options) => ({

@@ -87,8 +87,11 @@ export function planFiles(copy: Copy, prefix: string): PlannedFile[] {
   ];
 }
 
-/** V8 inlines more into the loop that serves rings; the launchers of the packages say the same. */
-export const V8_FLAGS = "--v8-flags=--max-inlined-bytecode-size-cumulative=3000";
+/**
+ * V8 inlines more into the loop that serves rings, and a start fits into its young generation without a collection. The
+ * launchers of the packages say the same.
+ */
+export const V8_FLAGS = "--v8-flags=--max-inlined-bytecode-size-cumulative=3000,--min-semi-space-size=4";
 
 /** It becomes the command, so that a service manager's main process is the one that serves. */
 function launcher({ root, isCheckout, deno, denoDirectory }: Copy): string {

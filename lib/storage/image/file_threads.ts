@@ -48,6 +48,8 @@ export interface FileThreadLimits {
    */
   readonly promptMs: number;
   readonly startingMs: number;
+  /** After {@linkcode FileThreads.leave}: how long the process may take to end. */
+  readonly leaveMs: number;
   /** The threads' entry. */
   readonly entry: URL;
 }
@@ -59,6 +61,7 @@ const DEFAULT_LIMITS: FileThreadLimits = {
   threadsPerImage: 2,
   promptMs: 100,
   startingMs: 500,
+  leaveMs: 250,
   entry: new URL("./file_thread.ts", import.meta.url),
 };
 
@@ -96,6 +99,10 @@ export class FileThreads {
   #answers = 0;
   #judgement: ReturnType<typeof setTimeout> | undefined;
   readonly #quiet = new Map<string, PromiseWithResolvers<void> & { waiting: number }>();
+  /** The process ends: when that is over, if it has not. */
+  #left: Promise<void> | undefined;
+  /** The last of the calls on each image that were left to the end of the process. */
+  readonly #leftOf = new Map<string, Promise<void>>();
 
   constructor(limits: Partial<FileThreadLimits> = {}) {
     this.#limits = { ...DEFAULT_LIMITS, ...limits };
@@ -111,6 +118,26 @@ export class FileThreads {
    * call threw: {@linkcode XenblkError}, or an Error with the `code` of a failed system call.
    */
   run<T>(call: FileCall, options: FileCallOptions<T>): Promise<T> {
+    if (!this.#isLeft(options)) return this.#run(call, options);
+    const { path } = options;
+    const before = this.#leftOf.get(path) ?? this.#left!;
+    this.#leftOf.set(path, before.then(() => this.#run(call, options)).then(() => {}, () => {}));
+    return Promise.resolve(undefined as T);
+  }
+
+  /**
+   * The process is about to end, and the kernel will close and unlock what it holds: a thread would take longer to start.
+   * So calls that release count as made where there is no thread, and are made only if the process is still there later.
+   */
+  leave(): void {
+    this.#left ??= new Promise((resolve) => setTimeout(resolve, this.#limits.leaveMs));
+  }
+
+  #isLeft({ path, releases }: Pick<FileCallOptions<unknown>, "path" | "releases">): boolean {
+    return this.#left !== undefined && releases === true && (this.#threads.size === 0 || this.#leftOf.has(path));
+  }
+
+  #run<T>(call: FileCall, options: FileCallOptions<T>): Promise<T> {
     const { path, limitMs = this.#limits.limitMs } = options;
     const answer = Promise.withResolvers<unknown>();
     const job: Job = {

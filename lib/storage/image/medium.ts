@@ -126,6 +126,8 @@ export interface NativeFiles {
   readonly uringModule: string;
   /** Starts a thread that opens images, if there is none: on a slow machine that takes seconds. Does not wait for it. */
   prepare(): void;
+  /** This process ends next: what closes or unlocks an image may be left to the kernel, where it would take a thread. */
+  leave(): void;
   /** Opens a file or block device and looks at it; changes nothing. Rejects with {@linkcode XenblkError}. */
   open(path: string, options: ImageOptions): Promise<OpenedImage>;
 }
