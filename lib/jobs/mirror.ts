@@ -10,7 +10,7 @@ import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { isFile } from "../storage/image/formats.ts";
 import { activeImage } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
-import { imageGraph, imageTree } from "../storage/qemu/chain.ts";
+import { imageGraph } from "../storage/qemu/chain.ts";
 import { explainQmpError } from "../storage/qemu/explain.ts";
 import type { BlockGraph } from "../storage/qemu/graph.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
@@ -102,16 +102,18 @@ async function findTarget(
   const active = await activeImage(name, true);
   if (active !== name) throw isLedOn(label, active.target);
   const inspector = new QemuImg();
-  let sizeBytes: number | undefined;
+  /** By the file of the image: a backing file that the name has comes before the image that is on it. */
+  const sizes = new Map<unknown, number | undefined>();
   const inspect: ImageInspector["inspect"] = async (tree, of) => {
     const info = await inspector.inspect(tree, of);
-    sizeBytes ??= info.isEmpty ? 0 : info.sizeBytes; // of the image itself, before those below it
+    sizes.set(tree["file"], info.isEmpty ? 0 : info.sizeBytes);
     return info;
   };
   const context = { inspector: { inspect }, allowImages, readOnly: false };
-  const { graph } = await imageGraph(name, { ...context, prefix });
+  const { graph, tree } = await imageGraph(name, { ...context, prefix });
   // A store is not asked without need: its server may end with its first client.
-  if (name.format === "raw" && isFile(name)) await inspect(await imageTree(name, context), label);
+  if (name.format === "raw" && isFile(name)) await inspect(tree, label);
+  const sizeBytes = sizes.get(tree["file"]);
   const plan = planDisk({ graph, readOnly: false, name: label, owner: { guest: 0, device } }, {
     queues: 1,
     home: undefined,

@@ -74,6 +74,8 @@ export interface ImageGraphOptions extends Omit<ChainContext, "readOnly">, Omit<
 /** What the storage daemon is to open for an image. */
 export interface ImageGraph {
   readonly graph: BlockGraph;
+  /** What it was made of. The `file` of each image is the one that its inspector was asked about. */
+  readonly tree: BlockTree;
   /** Everything that is opened, for the log: `qcow2 /srv/a.qcow2, backed by raw /srv/base.img`. */
   readonly description: string;
 }
@@ -83,7 +85,8 @@ export async function imageGraph(name: ImageName, options: ImageGraphOptions): P
   const named = await imageTree(name, options);
   const tree = options.without === undefined ? named : withoutBacking(named, options.without);
   const inMemory = await filesInMemory(tree);
-  return { graph: graphOf(tree, { ...options, inMemory, label: imageLabel(name) }), description: describeTree(tree) };
+  const graph = graphOf(tree, { ...options, inMemory, label: imageLabel(name) });
+  return { graph, tree, description: describeTree(tree) };
 }
 
 /**

@@ -6,7 +6,7 @@
 import { XenblkError } from "../../errors.ts";
 import { type TreeObjects, withObjects } from "./graph.ts";
 import { runQemuImg, SERVER_GONE } from "./qemu_img.ts";
-import { type BlockTree, isRecord } from "./tree.ts";
+import { type BlockTree, isRecord, isTree } from "./tree.ts";
 
 /** What was read of one image, in the words of `qemu-img info --output=json`. */
 export interface ImageInfo {
@@ -62,7 +62,9 @@ export class QemuImg implements ImageInspector {
   }
 
   async inspect(tree: BlockTree, label: string): Promise<ImageInfo> {
-    const { tree: named, objects } = withObjects(tree, "info");
+    // `qemu-img info` opens no backing file, and refuses the options of one.
+    const alone = isTree(tree["backing"]) ? { ...tree, backing: null } : tree;
+    const { tree: named, objects } = withObjects(alone, "info");
     // As the daemon opens it: QEMU takes `detect-zeroes=unmap` with this only.
     const image = `json:${JSON.stringify({ discard: "unmap", ...named })}`;
     const args = ["info", "--output=json", "--force-share", ...objectArguments(objects), "--", image];

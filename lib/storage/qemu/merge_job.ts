@@ -4,6 +4,7 @@
  */
 
 import { errorText, XenblkError } from "../../errors.ts";
+import { lookWithin } from "../../path_lookup.ts";
 import type { DaemonMonitor, DiskDaemon } from "../disk.ts";
 import { directoryOf, fileOf, type OverlayNote, readNote, writeNote } from "../image/overlay_note.ts";
 import { commitJob, findJob, type QemuJob } from "./commit_job.ts";
@@ -125,12 +126,13 @@ export class MergeJob {
 
   /**
    * Rejects with {@linkcode XenblkError} if another file has taken the place of one of these. QEMU opens the path anew to write
-   * to what it has only read: it would merge into the other file. And whoever opens the disk next would open that one.
+   * to what it has only read: it would merge into the other file. What is merged is removed by its path; if nothing is there
+   * any more, what the daemon has open is all there is of it. And whoever opens the disk next would open the other file.
    */
-  async checkFiles(...paths: readonly string[]): Promise<void> {
+  async checkFiles(written: readonly string[], merged: readonly string[]): Promise<void> {
     const { daemon, name } = this.#disk;
-    for (const path of paths) {
-      if (!await daemon.isReplaced(path)) continue;
+    for (const path of [...written, ...merged]) {
+      if (!await daemon.isReplaced(path) || (merged.includes(path) && !await isThere(path))) continue;
       throw new XenblkError(`Cannot merge snapshots of ${name}: another file has taken the place of ${path}`, {
         remedy: "put the disk's own file back there, which its storage daemon still has open, and repeat this",
       });
@@ -175,4 +177,11 @@ export class MergeJob {
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return await lookWithin(path, () => Deno.stat(path)).then(
+    () => true,
+    (error) => !(error instanceof Deno.errors.NotFound),
+  );
 }

@@ -87,7 +87,7 @@ class Merge {
     const below = layers[this.base];
     if (below === undefined) throw this.#job.error(`its storage daemon has not opened ${this.base}`);
     await this.#at("copy");
-    await this.#job.checkFiles(this.base);
+    await this.#job.checkFiles([this.base], this.#overlays);
     await monitor.allow([{ path: this.base, writable: true }]);
     await this.#job.begin(monitor, this.#links, { device: top, "base-node": below.image });
   }
@@ -115,6 +115,10 @@ class Merge {
 
   get #link(): ChainLink {
     return this.#links.at(-1)!;
+  }
+
+  get #overlays(): string[] {
+    return this.#links.map(({ overlay }) => overlay);
   }
 
   async #at(step: CommitStep): Promise<void> {
@@ -155,7 +159,7 @@ class Merge {
     await monitor.changeTops([change], {
       prepare: async () => {
         await this.#at("begin");
-        await this.#job.checkFiles(base);
+        await this.#job.checkFiles([this.base], this.#overlays);
       },
       note: async () => {
         await this.#at("note");

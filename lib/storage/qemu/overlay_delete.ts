@@ -126,7 +126,7 @@ class Deletion implements PlannedMerge {
       throw this.#job.error(`its storage daemon has not opened ${link.overlay} over ${this.base}`);
     }
     await this.#at("copy");
-    await this.#job.checkFiles(this.base, above);
+    await this.#job.checkFiles([this.base, above], [this.overlay]);
     await monitor.allow([{ path: this.base, writable: true }, { path: above, writable: true }]);
     await this.#job.begin(monitor, [link], {
       device: top,
@@ -144,7 +144,7 @@ class Deletion implements PlannedMerge {
       // So that there is little left to write while the guest, or other work on its disks, waits for that.
       for (const path of [this.base, above]) await lookWithin(path, () => syncPath(path), SYNC_MS);
       await this.#at("flush");
-      await this.#job.checkFiles(this.base, above);
+      await this.#job.checkFiles([this.base, above], [this.overlay]);
       pauseMs = await this.#finish();
     } catch (error) {
       await this.#job.cancel();

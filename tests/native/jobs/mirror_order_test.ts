@@ -5,7 +5,7 @@
 
 import { assertEquals, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
-import { mirrorKind, orderMirror, type Switchover } from "../../../lib/jobs/mirror.ts";
+import { checkTarget, mirrorKind, orderMirror, type Switchover } from "../../../lib/jobs/mirror.ts";
 import type { DiskDaemon } from "../../../lib/storage/disk.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
 import { EngineRig } from "../qemu/engine_rig.ts";
@@ -63,6 +63,22 @@ daemonTest("a mirror that cannot begin leaves nothing in the daemon, not even it
       "it has 33554432",
     );
   }
+});
+
+daemonTest("a target is as large as its image says, and not as a smaller one that it names below it", async () => {
+  await using rig = new EngineRig();
+  const [base, top] = ["base", "top"].map((name) => `${rig.folder}/${name}.qcow2`);
+  await command("qemu-img", "create", "-q", "-f", "qcow2", base!, "32M");
+  await command("qemu-img", "create", "-q", "-f", "qcow2", "-b", base!, "-F", "qcow2", top!, "64M");
+  const node = (filename: string): object => ({ driver: "qcow2", file: { driver: "file", filename } });
+  const params = `json:${JSON.stringify({ ...node(top!), backing: node(base!) })}`;
+  const target = { device: DEVICE, rings: 1, allowImages: ["json:**"], checkUnused, params };
+  await checkTarget({ ...target, needBytes: 64 * 2 ** 20 });
+  await assertRejects(
+    () => checkTarget({ ...target, needBytes: 65 * 2 ** 20 }),
+    XenblkError,
+    "it has 67108864 bytes, and the disk 68157440",
+  );
 });
 
 daemonTest(

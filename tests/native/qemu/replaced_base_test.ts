@@ -1,6 +1,7 @@
 /**
- * Another file takes the place of an image below a disk's snapshots, before they are merged or while they are: nothing is
- * written to that file, the disk goes on, and all is merged once its own file is back.
+ * Another file takes the place of an image below a disk's snapshots, or of one of their overlays, before they are merged or
+ * while they are: nothing is written to that file, it is not removed, the disk goes on, and all is merged once its own file
+ * is back.
  */
 
 import { assertEquals, assertRejects } from "@std/assert";
@@ -21,7 +22,7 @@ class Replaced {
   replace(): void {
     Deno.renameSync(this.#path, `${this.#path}.own`);
     Deno.copyFileSync(`${this.#path}.own`, `${this.#path}.copy`);
-    Deno.copyFileSync(`${this.#path}.own`, this.#path);
+    Deno.copyFileSync(`${this.#path}.copy`, this.#path);
   }
 
   /** The other file is as it was. */
@@ -61,6 +62,17 @@ daemonTest("a raw base that is replaced before or during a merge is not written 
       await writer.more(50);
       await other.restore();
     }
+    // The overlay is removed by its path once it is merged.
+    const overlay = `${rig.folder}/web.one.qcow2`;
+    const covered = new Replaced(overlay);
+    for (const step of ["copy", "begin"]) {
+      const at = (reached: string): void => {
+        if (reached === step) covered.replace();
+      };
+      await assertRejects(() => merge(disk, { at }), XenblkError, `another file has taken the place of ${overlay}`);
+      await writer.more(50);
+      await covered.restore();
+    }
     // What is told of it after the merge is told of the file that was opened, too.
     await merge(disk, {
       at: (step) => {
@@ -95,6 +107,16 @@ daemonTest("neither is one that is replaced before or during a deletion", async 
     const removing = remove(disk, { snapshot: "one", at });
     await assertRejects(() => removing, XenblkError, `another file has taken the place of ${base}`);
     await other.restore();
+  }
+  const overlay = `${rig.folder}/web.one.qcow2`;
+  const merged = new Replaced(overlay);
+  for (const step of ["copy", "flush"]) {
+    const at = (reached: string): void => {
+      if (reached === step) merged.replace();
+    };
+    const removing = remove(disk, { snapshot: "one", at });
+    await assertRejects(() => removing, XenblkError, `another file has taken the place of ${overlay}`);
+    await merged.restore();
   }
   await remove(disk, { snapshot: "one" });
   await writer.stop();

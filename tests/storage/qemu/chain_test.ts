@@ -362,6 +362,12 @@ Deno.test("json: by the user: any driver, backing files from the header where it
     backing: { driver: "raw", file: file(base) },
   });
   assertEquals((await tree(json({ driver: "qcow2", "file.filename": top, backing: null })))["backing"], null);
+  const other = folder.overlay("other.qcow2", "base.img", "raw");
+  const named = { driver: "qcow2", file: file(top), backing: { driver: "qcow2", file: file(other) } };
+  assertEquals(
+    await opens(json(named)),
+    `qcow2 ${top}, backed by qcow2 ${other}, backed by raw ${base}`,
+  );
   const wrapped = { driver: "raw", offset: 512, file: { driver: "qcow2", file: file(top) } };
   assertEquals(
     await opens(json(wrapped)),
