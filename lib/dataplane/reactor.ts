@@ -369,7 +369,7 @@ export class Reactor implements Disposable {
     if (limiter.isStale) this.#limit(served);
     const faults = served.faults.count;
     const alone = this.#served.length === 1;
-    const polled = this.#poll.nowMs > 0 && (alone || ((this.#charged - served.chargedAt) | 0) < VISITS_WHILE_POLLED);
+    const polled = this.#poll.nowMs > 0 && (alone || ((this.#charged - served.chargedAt) >>> 0) < VISITS_WHILE_POLLED);
     if (!alone || this.#hasWaited) queue.interrupted();
     this.#hasWaited = false;
     let more = queue.step(most);

@@ -108,12 +108,11 @@ function weakBarriers(): Disposable {
   const weakened = new Set<number>();
   const undo = new DisposableStack();
   undo.use(replace(BackRing.prototype, "take", (take) =>
-    function (this: BackRing, snapshot, at): void {
-      take.call(this, snapshot, at);
-      if (snapshot[at] !== OP_WRITE_BARRIER) return;
-      snapshot[at] = OP_FLUSH_DISKCACHE;
-      const words = new DataView(snapshot.buffer, snapshot.byteOffset + at);
-      for (const offset of [4, 8]) weakened.add(words.getUint32(offset, true));
+    function (this: BackRing, snapshot, word): void {
+      take.call(this, snapshot, word);
+      if ((snapshot[word]! & 0xFF) !== OP_WRITE_BARRIER) return;
+      snapshot[word] = (snapshot[word]! & ~0xFF) | OP_FLUSH_DISKCACHE;
+      for (const next of [1, 2]) weakened.add(snapshot[word + next]!); // where the id begins, by ABI
     }));
   undo.use(
     replace(
