@@ -16,15 +16,18 @@ import { PHASE_TAKEN, type SlotTable } from "./slot_table.ts";
 /** For a ring whose disk has no limits, ever. */
 const UNCHANGED = new Int32Array(1);
 
+/** In place of the bytes of requests: some of them are refused, or have no data. */
+export const SOME_WITHOUT_DATA = -1;
+
 /** The way of one ring to its disk while that has limits. */
 export interface Gate {
   /** Where the ring's operations are submitted and reaped at present. */
   readonly channel: IoChannel;
   /**
    * Pays for the requests that are about to start, those of the taken slots from `begin` to `end`, if the limits leave so
-   * much. Returns the channel that they go to.
+   * much. `dataBytes`: of all of them, or {@linkcode SOME_WITHOUT_DATA}. Returns the channel that they go to.
    */
-  open(slots: StartingSlots, begin: number, end: number): IoChannel;
+  open(slots: StartingSlots, begin: number, end: number, dataBytes: number): IoChannel;
 }
 
 /** What is known of slots that are about to start; see slot_table.ts. */
@@ -83,9 +86,24 @@ export class Limiter implements Disposable, Gate {
   }
 
   /** One call for all of a pass, so that a request costs little. */
-  open({ taken, phase, operation, lengthBytes }: StartingSlots, begin: number, end: number): IoChannel {
+  open(slots: StartingSlots, begin: number, end: number, dataBytes: number): IoChannel {
     const throttled = this.#throttled;
     if (throttled === undefined) return this.#inner;
+    const isAdmitted = dataBytes === SOME_WITHOUT_DATA || throttled.isApart
+      ? this.#admitEach(throttled, slots, begin, end)
+      : throttled.admits(end - begin, 0, dataBytes, 0); // as reads and writes have the same limits
+    const inner = this.#inner;
+    const channel = isAdmitted && throttled.isUnused ? inner : throttled;
+    if (channel !== this.channel) this.channel = channel;
+    return isAdmitted ? inner : throttled;
+  }
+
+  #admitEach(
+    throttled: ThrottledChannel,
+    { taken, phase, operation, lengthBytes }: StartingSlots,
+    begin: number,
+    end: number,
+  ): boolean {
     let requests = 0;
     let bytes = 0;
     let writes = 0;
@@ -101,11 +119,7 @@ export class Limiter implements Disposable, Gate {
       else writes++;
       writtenBytes += length;
     }
-    const inner = this.#inner;
-    const isAdmitted = throttled.admits(requests - writes, writes, bytes - writtenBytes, writtenBytes);
-    const channel = isAdmitted && throttled.isUnused ? inner : throttled;
-    if (channel !== this.channel) this.channel = channel;
-    return isAdmitted ? inner : throttled;
+    return throttled.admits(requests - writes, writes, bytes - writtenBytes, writtenBytes);
   }
 
   /** The limits have changed since the last call of {@linkcode adapt}. */

@@ -12,7 +12,7 @@ import { errnoText } from "../storage/errno.ts";
 import { REQUEST_COST } from "./fairness.ts";
 import type { GrantStrategy, KeptGrants } from "./grants/strategy.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
-import type { Gate } from "./limiter.ts";
+import { type Gate, SOME_WITHOUT_DATA } from "./limiter.ts";
 import { type QueueParts, RequestSteps } from "./request_steps.ts";
 import type { RequestTimes } from "./request_times.ts";
 import { NO_SLOT, PHASE_TAKEN, type SlotTable } from "./slot_table.ts";
@@ -46,6 +46,8 @@ export type QueueState =
 export class Queue implements Disposable {
   /** Bytes of the reads that the last pass finished and the requests that it started. */
   movedBytes = 0;
+  /** Bytes of the requests that got room in the last pass, or {@linkcode SOME_WITHOUT_DATA}. */
+  #dataBytes = 0;
   /** What the last pass cost: see fairness.ts. */
   cost = 0;
   readonly #parts: QueueParts;
@@ -297,12 +299,18 @@ export class Queue implements Disposable {
     const { taken, takenCount, acquiredCount, phase, lengthBytes } = slots;
     let leftBytes = BYTES_PER_PASS - this.movedBytes;
     let next = acquiredCount;
+    let allHaveData = true;
     for (; next < takenCount && leftBytes > 0; next++) {
       const slot = taken[next]!;
-      if (phase[slot] === PHASE_TAKEN && !this.#steps.acquire(slot)) break;
-      leftBytes -= lengthBytes[slot]!;
+      const isRefused = phase[slot] !== PHASE_TAKEN;
+      if (!isRefused && !this.#steps.acquire(slot)) break;
+      const length = lengthBytes[slot]!;
+      if (isRefused || length === 0) allHaveData = false;
+      leftBytes -= length;
     }
-    this.cost += BYTES_PER_PASS - leftBytes - this.movedBytes;
+    const acquiredBytes = BYTES_PER_PASS - leftBytes - this.movedBytes;
+    this.#dataBytes = allHaveData ? acquiredBytes : SOME_WITHOUT_DATA;
+    this.cost += acquiredBytes;
     this.movedBytes = BYTES_PER_PASS - leftBytes;
     slots.acquiredCount = next;
     return next - acquiredCount;
@@ -311,7 +319,7 @@ export class Queue implements Disposable {
   /** Where the requests go that got room in this pass, with all their later steps: a barrier keeps others from coming. */
   #passGate(gate: Gate, acquired: number): void {
     const { acquiredCount } = this.#slots;
-    const channel = gate.open(this.#slots, acquiredCount - acquired, acquiredCount);
+    const channel = gate.open(this.#slots, acquiredCount - acquired, acquiredCount, this.#dataBytes);
     if (channel !== this.#steps.channel) this.#steps.channel = channel;
     if (gate.channel !== this.#channel) this.#channel = gate.channel;
   }

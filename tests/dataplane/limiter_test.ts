@@ -5,7 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
-import { Limiter } from "../../lib/dataplane/limiter.ts";
+import { Limiter, SOME_WITHOUT_DATA } from "../../lib/dataplane/limiter.ts";
 import { PHASE_TAKEN } from "../../lib/dataplane/slot_table.ts";
 import type { IoChannel } from "../../lib/storage/disk.ts";
 import { nullAttachment, openChannel } from "../../lib/storage/engine/null.ts";
@@ -39,11 +39,13 @@ class Way implements Disposable {
   start(operation: number, ...tags: number[]): boolean {
     const taken = Uint16Array.from(tags);
     const phase = new Uint8Array(DEPTH).fill(PHASE_TAKEN);
-    const lengthBytes = new Uint32Array(DEPTH).fill(operation === OP_READ || operation === OP_WRITE ? 4096 : 0);
+    const hasData = operation === OP_READ || operation === OP_WRITE;
+    const lengthBytes = new Uint32Array(DEPTH).fill(hasData ? 4096 : 0);
     const channel = this.limiter.open(
       { taken, phase, lengthBytes, operation: new Uint8Array(DEPTH).fill(operation) },
       0,
       tags.length,
+      hasData ? 4096 * tags.length : SOME_WITHOUT_DATA,
     );
     for (const tag of tags) {
       if (operation === OP_READ) channel.read(tag, 0, tag, 1);

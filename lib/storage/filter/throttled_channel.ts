@@ -52,6 +52,11 @@ export class ThrottledChannel extends HoldingChannel {
     this.refresh();
   }
 
+  /** Reads and writes have limits of their own. */
+  get isApart(): boolean {
+    return this.#budget.isApart;
+  }
+
   /** Nothing waits here: what is in flight is the disk's. */
   get isEmpty(): boolean {
     return this.held === 0;
