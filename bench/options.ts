@@ -138,7 +138,7 @@ function ringPlan(quick: boolean): RingPlan {
     requestsPerRound: quick ? 500_000 : 2_000_000,
     steadyRequests: quick ? 1_000_000 : 10_000_000,
     figures: { rounds: quick ? 200 : 2000, requestsPerRound: 32_000 },
-    unreached: { processes: quick ? 1 : 8, rounds: quick ? 40 : 50, requestsPerRound: 20_000 },
+    unreached: { processes: quick ? 1 : 24, rounds: quick ? 40 : 16, requestsPerRound: 20_000 },
   };
 }
 
