@@ -278,7 +278,7 @@ class Exchange {
   }
 
   async #opened(signal: AbortSignal): ReturnType<DeviceParts["resources"]["openOther"]> {
-    return await this.#orLate(this.#context.device.resources.openOther(this.#description), signal);
+    return await this.#orLate(this.#context.device.resources.openOther(this.#description, signal), signal);
   }
 
   /**

@@ -136,17 +136,20 @@ export class DeviceResources {
     const key = this.#keyOf(description);
     if (this.#image?.key === key) return this.#image = { ...this.#image, description };
     await this.release();
-    const open = (): Promise<Disk> => this.openOther(description, true);
+    const open = (): Promise<Disk> => this.#open(description, { sole: true });
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     return this.#hold({ disk, description, key });
   }
 
   /** Opens the disk that a description names, beside the image that is open; the caller's. Rejects with the reason. */
-  async openOther(description: DeviceDescription, sole = false): Promise<Disk> {
+  openOther(description: DeviceDescription, signal: AbortSignal): Promise<Disk> {
+    return this.#open(description, { signal });
+  }
+
+  async #open(description: DeviceDescription, how: Pick<DiskRequest, "sole" | "signal">): Promise<Disk> {
     const { settings, openDisk } = this.#services;
     const owner = { guest: this.#guest, device: this.#label };
-    const open = (request: DiskRequest): Promise<Disk> => openDisk(sole ? { ...request, sole } : request);
-    return await openDescribed(description, settings, owner, this.filters, open);
+    return await openDescribed(description, settings, owner, this.filters, (asked) => openDisk({ ...asked, ...how }));
   }
 
   #hold(image: OpenImage & { readonly key: string }): OpenImage {

@@ -110,7 +110,9 @@ export async function openDaemonDisk(
   const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
   const image = { format: request.format, target: request.target };
-  const wanted = { graph, image, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
+  const { signal } = request;
+  const optional = { ...(cache === undefined ? {} : { cache }), ...(signal && { signal }) };
+  const wanted = { graph, image, readOnly, name, owner, tag, ...optional };
   const again = async (other: DaemonImage, without?: string): Promise<ImageGraph> =>
     await findImage({ ...request, ...other }, { ...services, headerFile }, without);
   return await serve(wanted, services, warn, { led: request.led === true, find: again });

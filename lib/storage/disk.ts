@@ -48,6 +48,11 @@ export interface DiskRequest {
   readonly owner?: DiskOwner;
   /** No other disk of the owner's device is open: what a storage daemon still has of one, since a crash, ends. */
   readonly sole?: boolean;
+  /**
+   * Aborted: nobody waits for the disk any more. A storage daemon must not begin to open it then: its device may be about
+   * to be opened with another image.
+   */
+  readonly signal?: AbortSignal;
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */

@@ -131,9 +131,9 @@ export class StorageDaemons implements ImageDaemons {
     await checkUnwritten(request, plan.files, await this.#orphans);
     return await this.#inTurn(owner.guest, async () => {
       if (this.#ends) throw processEnds(name);
+      request.signal?.throwIfAborted();
       this.#unclosed.delete(owner.device); // opening it closes it before
-      const held = await this.#daemonFor(owner);
-      const { daemon } = held;
+      const { daemon } = await this.#daemonFor(owner);
       try {
         const lostBefore = (await daemon.lostBefore(owner.device, plan))?.reason;
         const other = lostBefore === undefined ? daemon.record.lost[owner.device] : undefined;
@@ -144,9 +144,9 @@ export class StorageDaemons implements ImageDaemons {
         const writeThrough = request.cache === "writethrough";
         const use = { readOnly, queues: this.#queues, writeThrough, errorsLose: plan.fragile, warn };
         const device = await this.#options.vhost.connect({ name, socket, ...use });
-        if (this.#ends) {
+        if (this.#ends || request.signal?.aborted) {
           await device[Symbol.asyncDispose]();
-          throw processEnds(name);
+          throw request.signal?.reason ?? processEnds(name);
         }
         const opened = { request, plan };
         return new QemuDisk(opened, daemon, device, this.#keeper(opened, planOf), lostBefore);

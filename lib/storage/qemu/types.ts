@@ -30,6 +30,8 @@ export interface QemuRequest {
   readonly name: string;
   /** Whose disk it is. */
   readonly owner: DiskOwner;
+  /** See {@linkcode DiskRequest}. */
+  readonly signal?: AbortSignal;
   /** Kept with the disk as long as it is open, in whichever daemon, and whichever process of ours watches it. */
   readonly tag?: string;
 }

@@ -51,6 +51,29 @@ daemonTest("a daemon can run before it has a disk; without one it ends when nobo
   await assertRejects(() => daemons.prepare(owner, []), XenblkError, "this process ends");
 });
 
+daemonTest("an opening that is given up leaves what its device has been opened with meanwhile", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons();
+  const [wanted, late] = [await rig.image("one.qcow2"), await rig.image("two.qcow2")];
+  const givenUp = new AbortController();
+  const { signal } = givenUp;
+  // Given up before its turn, then while it is carried out; the device goes back to its image at once.
+  const before = daemons.open(rig.request(wanted));
+  const one = daemons.open({ ...rig.request(late), signal: AbortSignal.abort(new Error("too late")) });
+  await assertRejects(() => one, Error, "too late");
+  const served = await before;
+  assertEquals([runs(rig.record().process.pid), Object.keys(rig.record().disks)], [true, ["vbd3/5/51712"]]);
+  await served[Symbol.asyncDispose]();
+  const other = daemons.open({ ...rig.request(late), signal });
+  const disk = daemons.open(rig.request(wanted));
+  givenUp.abort(new Error("given up"));
+  await assertRejects(() => other, Error, "given up");
+  await using opened = await disk;
+  assertEquals(Object.keys(rig.record().disks), ["vbd3/5/51712"]);
+  assertMatch(opened.description, /one\.qcow2/);
+  assertEquals(runs(rig.record().process.pid), true);
+});
+
 daemonTest("with a daemon per disk, and for another guest, there is another one", async () => {
   await using rig = new DaemonRig();
   const daemons = rig.daemons({ perDisk: true });
